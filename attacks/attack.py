@@ -1,0 +1,260 @@
+"""The attack: what a user calls and what a plugin is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, NamedTuple, Self, final
+
+import torch
+from torch import Tensor
+
+from advbench.attacks import checks
+from advbench.attacks.criterion import Criterion
+from advbench.attacks.flags import Flag
+from advbench.attacks.perturbations.perturbation import Perturbation
+from advbench.attacks.query import EOT, Access, Finds, Record, check_labels
+from advbench.attacks.rows import map_rows, put, take
+from advbench.attacks.victim import Model, Victim, frozen
+
+Stop = Literal["success", "never"]
+Progress = Callable[[int], None]
+
+
+class Task(NamedTuple):
+    """The samples to attack, none of them fooled yet, and the terms; tensors are (N, ...)."""
+
+    victim: Victim
+    x: Tensor
+    eps: Tensor
+    criterion: Criterion
+    ids: Tensor
+    seed: int
+    stop: Stop
+    batch_size: int | None
+    budget: int | None
+    eot: EOT | None
+    progress: Progress | None
+
+    def select(self, index: Tensor) -> "Task":
+        """Return the task of some samples alone."""
+        return self._replace(
+            x=self.x[index],
+            eps=self.eps[index],
+            criterion=take(self.criterion, index),
+            ids=self.ids[index],
+        )
+
+
+class Outcome(NamedTuple):
+    """What an attack found, per sample; every tensor is (N, ...).
+
+    ``x_adv`` are the changed inputs and ``p`` the parameters that make them; ``success`` is what
+    the attack believes, ``size`` is measured in the unit of the set (infinite for a minimum-norm
+    attack without success), ``loss`` is the attack's own; ``forwards``, ``backwards`` and
+    ``steps`` count what was spent; ``flags`` is a mask of ``Flag``.
+    """
+
+    x_adv: Tensor
+    p: Tensor
+    success: Tensor
+    size: Tensor
+    loss: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    steps: Tensor
+    flags: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An attack: its fields are hyper-parameters, its class variables facts, its call the problem.
+
+    ``access`` is what it asks of the victim, ``finds`` whether it looks inside a set of size
+    ``eps`` or for the smallest change, ``version`` rises when its numbers change.
+    """
+
+    access: ClassVar[Access]
+    finds: ClassVar[Finds] = "inside"
+    version: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def perturbation(self) -> Perturbation:
+        """The set that the attack searches."""
+
+    def __post_init__(self) -> None:
+        checks.fields(type(self).__name__, {f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    @abstractmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return two or more instances that run in a moment, for the contract suite."""
+
+    @abstractmethod
+    def find(self, task: Task, record: Record) -> Record:
+        """Search for all samples of ``task``, going on from ``record``, the best answers so far."""
+
+    @final
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: float | Tensor | None = None,
+        targets: Tensor | None = None,
+        seed: int = 0,
+        ids: Tensor | None = None,
+        stop: Stop = "never",
+        eot: EOT | None = None,
+    ) -> Tensor:
+        """Return adversarial inputs shaped like ``x``; see ``run``."""
+        outcome = self.run(
+            model, x, y, eps=eps, targets=targets, seed=seed, ids=ids, stop=stop, eot=eot
+        )
+        return outcome.x_adv
+
+    @final
+    def run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: float | Tensor | None = None,
+        targets: Tensor | None = None,
+        seed: int = 0,
+        ids: Tensor | None = None,
+        stop: Stop = "success",
+        correct: Tensor | None = None,
+        batch_size: int | None = None,
+        budget: int | None = None,
+        eot: EOT | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Attack ``model`` and return what was found, per sample.
+
+        Args:
+            model: images (B, *shape) in [0, 1] to logits (B, K), normalisation inside. Its modes,
+                buffers, gradients and the global random state are left as they were.
+            x: floating-point images (N, *shape) in [0, 1].
+            y: true classes (N,), integers.
+            eps: size of the set, one number or one per sample (N,), in the set's unit. May be left
+                out by an attack that looks for the smallest change; given, it is an upper bound.
+            targets: classes to reach (N,); without them any wrong class is a success.
+            seed: 0 to 2^32 - 1. Random numbers depend on it and on ``ids`` alone.
+            ids: a number per sample (N,) that keys its randomness; 0 to N - 1 by default.
+            stop: "success" leaves a sample as soon as it is fooled, and leaves one that is fooled
+                already untouched; "never" uses all steps on every sample and keeps the strongest
+                answer, as adversarial training and transfer want it.
+            correct: (N,) bool, the samples known not to be fooled as they are. With
+                ``stop="success"`` it saves the one forward pass that finds out.
+            batch_size: most samples in flight at once; all of them by default.
+            budget: most forward passes per sample.
+            eot: mean loss over random draws at each query.
+            progress: called with the number of samples newly finished.
+
+        Returns:
+            Outcome on the device and in the precision of ``x``.
+
+        Raises:
+            ValueError, TypeError: an argument is out of its range or of the wrong kind.
+
+        """
+        checks.images(x)
+        checks.labels("y", y, x)
+        checks.targets(targets, y, x)
+        checks.seed(seed)
+        checks.choice("stop", stop, ("success", "never"))
+        checks.positive("batch_size", batch_size)
+        checks.positive("budget", budget)
+        radius = checks.radius(eps, x, self.perturbation, self.finds)
+        with frozen(model, seed):
+            victim = Victim(model, x)
+            working = torch.float64 if x.dtype == torch.float64 else torch.float32
+            images = checks.inside_box(x).to(victim.device, working)
+            device = images.device
+            count = len(x)
+            aims = None if targets is None else targets.to(device, torch.int64)
+            numbers = torch.arange(count) if ids is None else ids
+            task = Task(
+                victim,
+                images,
+                radius.to(device, working),
+                Criterion(y.to(device, torch.int64), aims),
+                checks.identities(numbers, count).to(device),
+                seed,
+                stop,
+                batch_size,
+                budget,
+                eot,
+                progress,
+            )
+            record = self._attack(task, correct)
+            return self._outcome(task, record, x)
+
+    def _attack(self, task: Task, correct: Tensor | None) -> Record:
+        record = Record.blank(self.perturbation.zero(task.x))
+        open_ = torch.ones(len(task.x), dtype=torch.bool, device=task.x.device)
+        if task.stop == "success" or self.finds == "smallest":
+            if correct is None:
+                record = self._look_clean(task, record)
+                open_ = ~record.success
+            else:
+                open_ = checks.mask("correct", correct, len(task.x)).to(open_.device)
+                record = record._replace(success=~open_)
+            record = record._replace(size=torch.where(open_, record.size, 0))
+        if self.finds == "inside":
+            open_ = open_ & (task.eps > 0)
+        index = open_.nonzero().squeeze(1)
+        if task.progress is not None and len(index) < len(open_):
+            task.progress(len(open_) - len(index))
+        if not len(index):
+            return record
+        return put(record, index, self.find(task.select(index), take(record, index)))
+
+    def _look_clean(self, task: Task, record: Record) -> Record:
+        """Find the samples that are fooled as they are: argmax decides, as for clean accuracy."""
+        if not len(task.x):
+            return record
+        with torch.no_grad():
+            batches = task.x.split(task.batch_size or len(task.x))
+            logits = torch.cat([task.victim(images) for images in batches])
+        check_labels(task.criterion, logits.shape[1])
+        y, aims = task.criterion
+        guess = logits.argmax(1)
+        fooled = guess != y if aims is None else guess == aims
+        return record._replace(
+            success=fooled & logits.isfinite().all(1), forwards=record.forwards + 1
+        )
+
+    def _outcome(self, task: Task, record: Record, x: Tensor) -> Outcome:
+        with torch.no_grad():
+            x_adv = self.perturbation.apply(task.x, record.p)
+            size = self.perturbation.size(task.x, record.p)
+        if self.finds == "smallest":
+            size = torch.where(record.success, size, torch.inf)
+        odd = int(Flag.PROBABILITIES) if task.victim.probabilities else 0
+        outcome = Outcome(
+            x_adv.to(x.dtype),
+            record.p,
+            record.success,
+            size,
+            record.loss,
+            record.forwards,
+            record.backwards,
+            record.steps,
+            record.flags | odd,
+        )
+        return map_rows(lambda part: part.to(x.device), outcome)
+
+
+class Fittable(ABC):
+    """An attack that is first fitted: one change for all samples, learnt from other samples.
+
+    What is fitted is an ordinary attack; it is judged on samples that the fit has not seen.
+    """
+
+    @abstractmethod
+    def fit(self, model: Model, batches: Iterable[tuple[Tensor, Tensor]], seed: int) -> Attack:
+        """Fit to ``model`` on batches of (images, labels) and return the attack that results."""

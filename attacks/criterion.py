@@ -1,0 +1,28 @@
+"""What counts as success, per sample."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ``z_label - max of the other logits``, (B,); ``logits`` (B, K), ``labels`` (B,)."""
+    labels = labels.unsqueeze(1)
+    others = logits.scatter(1, labels, -torch.inf).amax(1)
+    return logits.gather(1, labels).squeeze(1) - others
+
+
+class Criterion(NamedTuple):
+    """The true classes ``y`` (B,) int64 and, for targeted attacks, the classes to reach."""
+
+    y: Tensor
+    targets: Tensor | None = None
+
+    def success(self, logits: Tensor) -> Tensor:
+        """Decide per row, (B,) bool: the label is beaten, or the target is reached.
+
+        A tie of logits is not a success, nor is a lead that is NaN or infinite.
+        """
+        lead = -margin(logits, self.y) if self.targets is None else margin(logits, self.targets)
+        return (lead > 0) & (lead < torch.inf)

@@ -1,0 +1,88 @@
+"""Objectives of an attack, one number per sample, to be increased.
+
+Each is a value: ``loss(logits (B, K), criterion) -> (B,)``. Untargeted, it grows as the label
+``y`` loses ground; targeted, as the target ``t`` gains it.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+from torch.nn import functional
+
+from advbench.attacks.criterion import Criterion, margin
+
+
+class Loss(ABC):
+    """An objective per sample; subclasses are frozen dataclasses."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K)."""
+
+
+@final
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Cross-entropy of the label; targeted, its negative for the target.
+
+    ``logsumexp(z) - z_y``. Its gradient vanishes where the softmax saturates.
+    """
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K)."""
+        if criterion.targets is None:
+            return functional.cross_entropy(logits, criterion.y, reduction="none")
+        return -functional.cross_entropy(logits, criterion.targets, reduction="none")
+
+
+@final
+@dataclass(frozen=True)
+class Margin(Loss):
+    """Lead of the best wrong class over the label; targeted, of the target over the best other.
+
+    ``max_{i != y} z_i - z_y``. Source: Carlini and Wagner, "Towards evaluating the robustness of
+    neural networks", IEEE S&P 2017, arXiv:1608.04644, objective f6 without its cap.
+    """
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K)."""
+        if criterion.targets is None:
+            return -margin(logits, criterion.y)
+        return margin(logits, criterion.targets)
+
+
+@final
+@dataclass(frozen=True)
+class DLR(Loss):
+    """Difference of logits ratio: the margin over a spread of the logits, free of their scale.
+
+    With the logits in descending order ``z_1 >= z_2 >= ...``, untargeted
+    ``-(z_y - max_{i != y} z_i) / (z_1 - z_3)``, targeted
+    ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)``.
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+    diverse parameter-free attacks", ICML 2020, arXiv:2003.01690, equations 6 and 7.
+    Deviations, where the paper's form is undefined: with 3 classes the targeted spread is
+    ``z_1 - z_3``; with 2 classes the ratio is constant, so the plain difference is used.
+    """
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K)."""
+        if criterion.targets is None:
+            lead = -margin(logits, criterion.y)
+        else:
+            pair = (
+                logits.gather(1, criterion.targets.unsqueeze(1)),
+                logits.gather(1, criterion.y.unsqueeze(1)),
+            )
+            lead = (pair[0] - pair[1]).squeeze(1)
+        classes = logits.shape[1]
+        if classes == 2:
+            return lead
+        top = logits.topk(min(4, classes), dim=1).values
+        if criterion.targets is None or classes == 3:
+            spread = top[:, 0] - top[:, 2]
+        else:
+            spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+        return lead / (spread + 1e-12)

@@ -1,0 +1,87 @@
+"""The sum norm."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from advbench.attacks.perturbations.perturbation import Pixels
+from advbench.attacks.randomness import Draws
+from advbench.attacks.rows import lift
+
+
+@final
+@dataclass(frozen=True)
+class L1(Pixels):
+    """The absolute changes may add up to at most ``eps``.
+
+    ``top`` is the share of the coordinates that a steepest step moves: the true steepest direction
+    moves one alone, which is too slow for a search of few steps.
+    """
+
+    top: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top <= 1:
+            raise ValueError(f"L1: top must lie in (0, 1]; got {self.top}")
+
+    def project(self, x: Tensor, p: Tensor, eps: Tensor) -> Tensor:
+        """Project exactly onto the intersection of the ball and the box.
+
+        The answer is ``clip(soft_threshold(p, shift))``; the sum of its absolute values falls
+        piecewise linearly in ``shift``, so the shift is found by sorting the kinks.
+        Source: Croce and Hein, "Mind the box: l1-APGD", ICML 2021, arXiv:2103.01208, section 2.
+        """
+        flat = p.flatten(1)
+        magnitude = flat.abs()
+        room = torch.where(flat > 0, 1 - x.flatten(1), x.flatten(1)).clamp_min(0)
+        kinks = torch.cat([(magnitude - room).clamp_min(0), magnitude], dim=1)
+        # The sum falls by one per unit past the first kink of a coordinate, until its second.
+        slopes = torch.cat([-torch.ones_like(magnitude), torch.ones_like(magnitude)], dim=1)
+        kinks, order = kinks.sort(dim=1)
+        slopes = slopes.gather(1, order).cumsum(1)
+        start = torch.minimum(magnitude, room).sum(1, keepdim=True)
+        drops = (slopes[:, :-1] * kinks.diff(dim=1)).cumsum(1)
+        sums = torch.cat([start, start + drops], dim=1)
+        last = ((sums > eps.unsqueeze(1)).sum(1, keepdim=True) - 1).clamp_min(0)
+        excess = sums.gather(1, last) - eps.unsqueeze(1)
+        slope = -slopes.gather(1, last).clamp_max(-1)
+        shift = torch.where(excess > 0, kinks.gather(1, last) + excess / slope, 0)
+        kept = torch.minimum((magnitude - shift).clamp_min(0), room)
+        # Cancellation in the sums can leave the result a rounding above eps: scale that off.
+        total = kept.sum(1, keepdim=True)
+        kept = kept * (eps.unsqueeze(1) / total.clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
+        return (kept * flat.sign()).view_as(p)
+
+    def size(self, x: Tensor, p: Tensor) -> Tensor:
+        """Return the sum of the absolute changes, (B,)."""
+        norm: Tensor = torch.linalg.vector_norm(p.flatten(1), 1, dim=1)
+        return norm
+
+    def steepest(self, x: Tensor, p: Tensor, g: Tensor, length: Tensor) -> Tensor:
+        """Spread ``length`` evenly over the strongest share ``top`` of the movable coordinates."""
+        flat, at = g.flatten(1), (x + p).flatten(1)
+        movable = torch.where(flat > 0, at < 1, at > 0)
+        strength = torch.where(movable, flat.abs(), 0)
+        count = max(1, round(self.top * flat.shape[1]))
+        values, index = strength.topk(count, dim=1)
+        chosen = torch.zeros_like(flat).scatter(1, index, (values > 0).to(flat.dtype))
+        share = length.unsqueeze(1) / chosen.sum(1, keepdim=True).clamp_min(1)
+        return (chosen * flat.sign() * share).view_as(g)
+
+    def draw(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        """Draw uniformly from the ball: a Laplace direction, radius ``eps * u^(1/d)``."""
+        u = draws.uniform(x.shape[1:], x.dtype) * 2 - 1
+        laplace = (-u.sign() * torch.log1p(-u.abs())).flatten(1)
+        direction = laplace / laplace.abs().sum(1, keepdim=True)
+        share = draws.fork(1).uniform((), x.dtype) ** (1 / x[0].numel())
+        return direction.view_as(x) * lift(eps * share, x)
+
+    def largest(self, x: Tensor) -> float:
+        """Return the number of coordinates: each may cross the whole box."""
+        return float(x[0].numel())
+
+    def limit(self, eps: Tensor) -> Tensor:
+        """Return ``eps`` with the relative rounding of a long 32-bit sum."""
+        return eps * (1 + 1e-5)

@@ -1,0 +1,112 @@
+"""The model under attack: held still while it is attacked, and handed back as it was."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def frozen(model: Model, seed: int = 0) -> Iterator[None]:
+    """Hold ``model`` in eval mode with frozen parameters; restore everything afterwards.
+
+    Restored, also after an exception: every module's own mode, every parameter's
+    ``requires_grad``, every buffer's content, and the global random state, which is seeded with
+    ``seed`` meanwhile so that a randomised model repeats itself. Gradients are enabled inside,
+    whatever mode the caller is in.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    required = [parameter.requires_grad for parameter in parameters]
+    contents = [buffer.clone() for buffer in buffers]
+    devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+    ):
+        torch.default_generator.manual_seed(seed)
+        for index in devices:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        try:
+            for module in modules:
+                module.training = False
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+            for parameter, flag in zip(parameters, required, strict=True):
+                parameter.requires_grad_(flag)
+            for buffer, content in zip(buffers, contents, strict=True):
+                if not torch.equal(buffer, content):
+                    buffer.data.copy_(content)
+
+
+class Victim:
+    """A model seen by an attack: images (B, *shape) in [0, 1] to logits (B, K).
+
+    Images go to the model in its own precision and on its own device; logits come back in at
+    least 32 bits.
+    """
+
+    def __init__(self, model: Model, x: Tensor) -> None:
+        self._model = model
+        first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        self.device = x.device if first is None else first.device
+        precision = first.dtype if first is not None and first.is_floating_point() else x.dtype
+        self.precision = precision
+        self.classes: int | None = None
+        self.probabilities = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits; raises ``TypeError`` or ``ValueError`` when they are none."""
+        logits = self._model(images.to(self.precision))
+        if self.classes is None:
+            self._inspect(logits, images.shape[0])
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def _inspect(self, logits: object, count: int) -> None:
+        if not isinstance(logits, Tensor):
+            parts = f" with {sorted(logits)}" if isinstance(logits, dict) else ""
+            raise TypeError(
+                f"the model must return a tensor of logits (B, K); got {type(logits).__name__}"
+                f"{parts}. Wrap it so that it returns the logits alone."
+            )
+        if logits.dim() != 2 or logits.shape[0] != count or logits.shape[1] < 2:
+            raise ValueError(
+                f"the model must return logits (B, K) with K >= 2; got {tuple(logits.shape)} for "
+                f"{count} images. Turn a single logit z into the two columns (0, z)."
+            )
+        self.classes = logits.shape[1]
+        total = logits.detach().sum(1)
+        self.probabilities = bool(
+            (logits.detach() >= 0).all() and (total - 1).abs().max() <= 1e-5 * math.sqrt(count)
+        )
+
+
+class BPDA(nn.Module):
+    """Run ``transform`` forward and differentiate ``stand_in`` (the identity by default) instead.
+
+    For a preprocessing without a useful gradient: ``nn.Sequential(BPDA(quantise), net)`` computes
+    what ``nn.Sequential(quantise, net)`` computes, so attacking the one attacks the other.
+    Source: Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security",
+    ICML 2018, arXiv:1802.00420, section 4.1.
+    """
+
+    def __init__(self, transform: Model, stand_in: Model | None = None) -> None:
+        super().__init__()
+        self.transform = transform
+        self.stand_in = stand_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``transform(x)``."""
+        smooth = x if self.stand_in is None else self.stand_in(x)
+        return self.transform(x).detach() + (smooth - smooth.detach())
