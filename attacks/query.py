@@ -278,7 +278,7 @@ class Query:
         """Return the gradient, zero in rows with a value that is not finite, and the flags."""
         if not len(gradient):
             return gradient, torch.where(loss.isfinite(), int(Flag.NONE), int(Flag.NON_FINITE))
-        peak = torch.linalg.vector_norm(gradient.flatten(1), torch.inf, dim=1)
+        peak = gradient.flatten(1).abs().amax(1)
         finite = (peak + loss).isfinite()
         flags = torch.where(peak == 0, int(Flag.ZERO_GRADIENT), int(Flag.NONE))
         flags = torch.where(finite, flags, int(Flag.NON_FINITE))

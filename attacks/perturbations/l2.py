@@ -19,7 +19,7 @@ def unit(v: Tensor) -> Tensor:
     Dividing by the largest entry first keeps squares of tiny gradients from underflowing.
     """
     flat = v.flatten(1)
-    peak = torch.linalg.vector_norm(flat, torch.inf, dim=1, keepdim=True)
+    peak = flat.abs().amax(1, keepdim=True)
     flat = flat / torch.where(peak > 0, peak, 1)
     length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return (flat / torch.where(length > 0, length, 1)).view_as(v)

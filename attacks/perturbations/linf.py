@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from advbench.attacks.perturbations.perturbation import Pixels
@@ -23,8 +22,7 @@ class Linf(Pixels):
 
     def size(self, x: Tensor, p: Tensor) -> Tensor:
         """Return the largest absolute change, (B,)."""
-        norm: Tensor = torch.linalg.vector_norm(p.flatten(1), torch.inf, dim=1)
-        return norm
+        return p.flatten(1).abs().amax(1)
 
     def steepest(self, x: Tensor, p: Tensor, g: Tensor, length: Tensor) -> Tensor:
         """Return ``length * sign(g)``."""

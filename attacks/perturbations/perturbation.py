@@ -1,7 +1,7 @@
 """The contract of a perturbation set: what the adversary may change, and how much of it."""
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -53,6 +53,22 @@ class Perturbation(ABC):
         """Return the size, (B,), up to which a 32-bit result of size ``eps`` passes as legal."""
 
 
+class _Clip(torch.autograd.Function):
+    """Clip to [0, 1] and pass the gradient.
+
+    The derivative of ``clamp`` is zero on the bounds themselves: a black or white pixel would
+    never move.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
 class Pixels(Perturbation):
     """Sets whose parameters are the difference between the changed input and ``x``."""
 
@@ -63,9 +79,6 @@ class Pixels(Perturbation):
 
     @final
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
-        """Return ``x + p`` clipped to [0, 1].
-
-        The gradient passes on the bounds themselves, and rounding cannot carry a projected pixel
-        past them: ``x + (1 - x)`` is 1 or less and ``x - x`` is 0.
-        """
-        return (x + p).clamp(0, 1)
+        """Return ``x + p`` clipped to [0, 1]; the clip passes gradients unchanged."""
+        images: Tensor = _Clip.apply(x + p)
+        return images
