@@ -66,8 +66,8 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
-    """An attack: its fields are hyper-parameters, its class variables facts, its call the problem.
+class Adversary(ABC):
+    """What an attack declares: its fields are hyper-parameters, its class variables facts.
 
     ``access`` is what it asks of the victim, ``finds`` whether it looks inside a set of size
     ``eps`` or for the smallest change, ``version`` rises when its numbers change.
@@ -82,13 +82,18 @@ class Attack(ABC):
     def perturbation(self) -> Perturbation:
         """The set that the attack searches."""
 
-    def __post_init__(self) -> None:
-        checks.fields(type(self).__name__, {f.name: getattr(self, f.name) for f in fields(self)})
-
     @classmethod
     @abstractmethod
     def examples(cls) -> tuple[Self, ...]:
         """Return two or more instances that run in a moment, for the contract suite."""
+
+    def __post_init__(self) -> None:
+        checks.fields(type(self).__name__, {f.name: getattr(self, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Adversary):
+    """An attack: its fields are hyper-parameters, its call is the problem."""
 
     @abstractmethod
     def find(self, task: Task, record: Record) -> Record:
@@ -249,7 +254,8 @@ class Attack(ABC):
         return map_rows(lambda part: part.to(x.device), outcome)
 
 
-class Fittable(ABC):
+@dataclass(frozen=True, kw_only=True)
+class Fittable(Adversary):
     """An attack that is first fitted: one change for all samples, learnt from other samples.
 
     What is fitted is an ordinary attack; it is judged on samples that the fit has not seen.

@@ -24,5 +24,8 @@ class Criterion(NamedTuple):
 
         A tie of logits is not a success, nor is a lead that is NaN or infinite.
         """
-        lead = -margin(logits, self.y) if self.targets is None else margin(logits, self.targets)
+        if self.targets is None:
+            lead = logits.amax(1) - logits.gather(1, self.y.unsqueeze(1)).squeeze(1)
+        else:
+            lead = margin(logits, self.targets)
         return (lead > 0) & (lead < torch.inf)

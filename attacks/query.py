@@ -70,9 +70,9 @@ def keep_better(finds: Finds, old: Record, new: Record) -> Record:
 
     A success beats a failure. Among successes an attack that looks for the smallest change wants
     the smaller one, any other the larger loss; among failures all want the larger loss. A loss
-    that is NaN never wins.
+    that is NaN or infinite never wins.
     """
-    stronger = new.loss > old.loss
+    stronger = (new.loss > old.loss) & (new.loss < torch.inf)
     if finds == "smallest":
         stronger = torch.where(old.success, new.size < old.size, stronger)
     wins = (new.success > old.success) | ((new.success == old.success) & stronger)
@@ -132,6 +132,8 @@ class Rules:
     finds: Finds
     budget: int | None = None
     eot: EOT | None = None
+    everyone: Criterion | None = None
+    """The criterion of all samples, to be checked as soon as the number of classes is known."""
 
     @property
     def forwards(self) -> int:
@@ -259,7 +261,7 @@ class Query:
         first = victim.classes is None
         logits = victim(images)
         if first:
-            check_labels(self._problem.criterion, logits.shape[1])
+            check_labels(self._rules.everyone or self._problem.criterion, logits.shape[1])
         return logits
 
     def _differentiate(self, loss: Tensor, p: Tensor) -> Tensor:
@@ -275,14 +277,13 @@ class Query:
         return gradient
 
     def _inspect(self, gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient, zero in rows with a value that is not finite, and the flags."""
+        """Return the gradient without NaN and infinity, each read as zero, and the flags."""
         if not len(gradient):
             return gradient, torch.where(loss.isfinite(), int(Flag.NONE), int(Flag.NON_FINITE))
         peak = gradient.flatten(1).abs().amax(1)
-        finite = (peak + loss).isfinite()
-        flags = torch.where(peak == 0, int(Flag.ZERO_GRADIENT), int(Flag.NONE))
-        flags = torch.where(finite, flags, int(Flag.NON_FINITE))
-        return torch.where(lift(finite, gradient), gradient, 0), flags
+        both = peak + loss
+        flags = (peak == 0) * int(Flag.ZERO_GRADIENT) | (both - both != 0) * int(Flag.NON_FINITE)
+        return gradient.nan_to_num(0, 0, 0), flags
 
     def _remember(
         self, p: Tensor, loss: Tensor, success: Tensor, flags: Tensor, backwards: int

@@ -104,6 +104,7 @@ class _Loop:
             rule.finds,
             task.budget,
             task.eot,
+            task.criterion,
         )
         self.early = task.stop == "success" and rule.finds == "inside"
         self.boarded = 0

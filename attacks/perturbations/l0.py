@@ -34,10 +34,13 @@ class L0(Pixels):
         return (p.flatten(1) != 0).sum(1).to(p.dtype)
 
     def steepest(self, x: Tensor, p: Tensor, g: Tensor, length: Tensor) -> Tensor:
-        """Move the ``length`` (rounded up) coordinates that gain most to their bounds."""
+        """Move the ``length`` coordinates that gain most to their bounds.
+
+        Rounded down like ``eps`` itself, but at least one.
+        """
         flat, at = g.flatten(1), (x + p).flatten(1)
         room = torch.where(flat > 0, 1 - at, at).clamp_min(0)
-        chosen = _largest(flat.abs() * room, length.ceil())
+        chosen = _largest(flat.abs() * room, length.clamp_min(1))
         return torch.where(chosen, flat.sign() * room, 0).view_as(g)
 
     def draw(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:

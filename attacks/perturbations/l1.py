@@ -59,11 +59,15 @@ class L1(Pixels):
         return p.flatten(1).abs().sum(1)
 
     def steepest(self, x: Tensor, p: Tensor, g: Tensor, length: Tensor) -> Tensor:
-        """Spread ``length`` evenly over the strongest share ``top`` of the movable coordinates."""
+        """Spread ``length`` evenly over the share ``top`` of the coordinates that gain most by it.
+
+        A coordinate gains no more than its room: one that a projection has taken back by a hair
+        would otherwise be pushed to its bound again and again, and no other ever moved.
+        """
         flat, at = g.flatten(1), (x + p).flatten(1)
-        movable = torch.where(flat > 0, at < 1, at > 0)
-        strength = torch.where(movable, flat.abs(), 0)
         count = max(1, round(self.top * flat.shape[1]))
+        room = torch.where(flat > 0, 1 - at, at).clamp_min(0)
+        strength = flat.abs() * torch.minimum(room, length.unsqueeze(1) / count)
         values, index = strength.topk(count, dim=1)
         chosen = torch.zeros_like(flat).scatter(1, index, (values > 0).to(flat.dtype))
         share = length.unsqueeze(1) / chosen.sum(1, keepdim=True).clamp_min(1)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from advbench.attacks.perturbations.perturbation import Pixels
@@ -18,7 +19,8 @@ class Linf(Pixels):
     def project(self, x: Tensor, p: Tensor, eps: Tensor) -> Tensor:
         """Clip to the ball and the box: the exact projection onto both."""
         eps = lift(eps, p)
-        return p.clamp(-eps, eps).clamp(-x, 1 - x)
+        inside = torch.minimum(torch.maximum(p, -eps), eps)
+        return torch.minimum(torch.maximum(inside, -x), 1 - x)
 
     def size(self, x: Tensor, p: Tensor) -> Tensor:
         """Return the largest absolute change, (B,)."""

@@ -1,0 +1,1 @@
+"""Plan, run, judge, store and tabulate evaluations."""

@@ -1,0 +1,141 @@
+"""The judge: whatever an attack claims is re-measured here, and only this counts.
+
+A fresh forward of the bare model scores the returned inputs themselves; range, size and the link
+between input and parameters are measured again. A row that breaks the threat model is `invalid`:
+never a success, and never clipped into one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from advbench.attacks.attack import Attack, Outcome
+from advbench.attacks.perturbations.perturbation import Perturbation
+from advbench.attacks.victim import Model, Victim, frozen
+
+_TOLERANCE = 1e-6  # of the box, and of the link between inputs and parameters
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The judged facts of each row, all (B,)."""
+
+    prediction: NDArray[np.int64]  # -1 where the logits are not finite
+    success: NDArray[np.bool_]
+    success_8bit: NDArray[np.bool_]
+    size: NDArray[np.float64]
+    invalid: NDArray[np.bool_]
+    nan: NDArray[np.bool_]
+    detail: str  # how many rows broke which rule; empty without any
+
+
+def predict(model: Model, x: Tensor, batch_size: int) -> Tensor:
+    """Return the logits (N, K) of the bare model in eval mode, on the device of `x`."""
+    victim = Victim(model, x)
+    with frozen(model), torch.inference_mode():
+        parts = [victim(part.to(victim.device)).to(x.device) for part in x.split(batch_size)]
+    return torch.cat(parts)
+
+
+def classes(logits: Tensor) -> Tensor:
+    """Return the predicted class (N,), -1 where a logit is not finite."""
+    return logits.argmax(1).where(logits.isfinite().all(1), -1)
+
+
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Which rows (N,) are finite and rank a class above `y`; a tie is no success."""
+    label = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+    return logits.isfinite().all(1) & (logits.amax(1) > label)
+
+
+def judge(
+    model: Model,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    outcome: Outcome,
+    batch_size: int,
+) -> Verdict:
+    """Judge what an attack returned for the clean rows `x` (B, *shape) with labels `y` (B,).
+
+    Raises TypeError or ValueError, naming the attack, where the answer has not the form of one.
+    """
+    check_form(attack, x, outcome)
+    adversarial = outcome.x_adv.detach()
+    parameters = outcome.p.detach()
+    size, broken = _measure(attack.perturbation, x, adversarial, parameters, eps, batch_size)
+    legal = ~torch.stack(list(broken.values())).any(0)
+    logits = predict(model, adversarial, batch_size)
+    rounded = (adversarial.clamp(0, 1) * 255).round() / 255
+    finite = logits.isfinite().all(1)
+    success = legal & fooled(logits, y)
+    counts = {rule: int(rows.sum()) for rule, rows in broken.items()}
+    detail = "; ".join(f"{count} rows {rule}" for rule, count in counts.items() if count)
+    survives = legal & fooled(predict(model, rounded, batch_size), y)
+    return Verdict(
+        prediction=_array(classes(logits)),
+        success=_array(success),
+        success_8bit=_array(survives),
+        size=_array(size),
+        invalid=_array(~legal),
+        nan=_array(legal & ~finite),
+        detail=detail,
+    )
+
+
+def check_form(attack: Attack, x: Tensor, outcome: object) -> None:
+    """Refuse an answer of the wrong type, shape or dtype."""
+    who = type(attack).__name__
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"{who} must return an Outcome; got {type(outcome).__name__}")
+    for name, value in zip(outcome._fields, outcome, strict=True):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{who}: {name} must be a tensor; got {type(value).__name__}")
+        if len(value) != len(x):
+            raise ValueError(f"{who}: {name} must have {len(x)} rows; got {len(value)}")
+    if outcome.x_adv.shape != x.shape or outcome.x_adv.dtype != x.dtype:
+        raise ValueError(
+            f"{who}: x_adv must be {tuple(x.shape)} {x.dtype}; "
+            f"got {tuple(outcome.x_adv.shape)} {outcome.x_adv.dtype}"
+        )
+
+
+def _measure(
+    perturbation: Perturbation, x: Tensor, adversarial: Tensor, p: Tensor, eps: float, batch: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Size of each row in 64 bits, and the rows that break each rule of the threat model."""
+    sizes: list[Tensor] = []
+    rules: dict[str, list[Tensor]] = {}
+    for clean, changed, given in _batches(x, adversarial, p, batch):
+        size = perturbation.size(clean, given)
+        limit = perturbation.limit(torch.full_like(size, eps))
+        flat = changed.flatten(1)
+        apart = (perturbation.apply(clean, given) - changed).flatten(1).abs()
+        outside = ((flat < -_TOLERANCE) | (flat > 1 + _TOLERANCE)).any(1)
+        finite = flat.isfinite().all(1)
+        broken = {
+            f"larger than {eps:g}": ~(size <= limit),
+            "outside [0, 1]": outside,
+            "not finite": ~finite,
+            "not what their parameters make": finite & ~(apart <= _TOLERANCE).all(1),
+        }
+        sizes.append(size)
+        for rule, rows in broken.items():
+            rules.setdefault(rule, []).append(rows)
+    return torch.cat(sizes), {rule: torch.cat(rows) for rule, rows in rules.items()}
+
+
+def _batches(x: Tensor, adversarial: Tensor, p: Tensor, batch: int) -> Iterator[tuple[Tensor, ...]]:
+    parts = zip(x.split(batch), adversarial.split(batch), p.split(batch), strict=True)
+    return (tuple(part.double() for part in three) for three in parts)
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = values.cpu().numpy()
+    return array

@@ -1,0 +1,108 @@
+"""The table for people and programs, and what its flags mean for whoever reads it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from advbench.bench.table import Row, to_csv
+
+_SHOWN = {
+    "model": "model",
+    "dataset": "dataset",
+    "attack": "attack",
+    "perturbation": "set",
+    "eps": "eps",
+    "seed": "seed",
+    "n": "n",
+    "clean_accuracy": "clean",
+    "robust_accuracy": "robust",
+    "interval": "95 % interval",
+    "success_rate": "success",
+    "median_size": "size",
+    "forwards": "forwards",
+    "backwards": "backwards",
+    "seconds": "seconds",
+    "status": "status",
+    "flags": "flags",
+}
+_LEFT = ("model", "dataset", "attack", "perturbation", "status", "flags")
+_ADVICE = {
+    "zero_gradient": (
+        "zero gradient on {share} of the attacked samples. The attack was blind there: this is not "
+        "robustness. Believe attacks that need no gradient (random_search, grid) instead."
+    ),
+    "non_finite": (
+        "a loss, logit or gradient was not finite on {share} of the attacked samples. Their result "
+        "may be too good: look for overflow in the model."
+    ),
+    "out_of_budget": (
+        "the budget ended the search on {share} of the attacked samples. With a larger budget the "
+        "robust accuracy may be lower."
+    ),
+    "probabilities": (
+        "the model returns probabilities on {share} of the attacked samples. Return the logits: "
+        "losses saturate on probabilities and the attack is weaker."
+    ),
+}
+
+
+def render(table: Sequence[Row], style: str) -> str:
+    """Return the table as `table` (aligned text), `csv`, `md` or `json`."""
+    if style == "csv":
+        return to_csv(table)
+    if style == "json":
+        document = {"schema_version": 1, "rows": list(table)}
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    cells = [list(_SHOWN.values()), *([_shown(row, name) for name in _SHOWN] for row in table)]
+    if style == "md":
+        lines = [f"| {' | '.join(map(_escaped, line))} |" for line in cells]
+        rule = "|".join(" --- " if name in _LEFT else " ---: " for name in _SHOWN)
+        return "\n".join([lines[0], f"|{rule}|", *lines[1:]]) + "\n"
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_SHOWN))]
+    text = [
+        "  ".join(
+            value.ljust(width) if name in _LEFT else value.rjust(width)
+            for value, width, name in zip(line, widths, _SHOWN, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join(text) + "\n"
+
+
+def advice(table: Sequence[Row]) -> Iterator[str]:
+    """Yield a sentence for each model, flag and share, naming the attacks that met it."""
+    attacks: dict[tuple[str, str], dict[str, float]] = {}
+    for row in table:
+        for part in (row["flags"] or "").split(";"):
+            name, _, share = part.partition(":")
+            if name in _ADVICE:
+                met = attacks.setdefault((row["model"], name), {})
+                met[row["attack"]] = max(met.get(row["attack"], 0.0), float(share))
+    for (model, name), met in attacks.items():
+        least, most = min(met.values()), max(met.values())
+        share = f"{'' if least == most else 'up to '}{100 * most:.3g} %"
+        yield f"{model}: {', '.join(met)}: {_ADVICE[name].format(share=share)}"
+    for row in table:
+        if row["status"] in ("invalid", "nan", "error"):
+            what = row["detail"] or f"{row[row['status']]} of {row['n']} rows"
+            eps = f"{row['eps']:.4g}"
+            yield f"{row['model']}: {row['attack']} at {eps}: {row['status']} ({what}); no result."
+
+
+def _shown(row: Row, name: str) -> str:
+    if name == "interval":
+        known = row["robust_low"] is not None
+        return f"{row['robust_low']:.3f} - {row['robust_high']:.3f}" if known else ""
+    return _text(row[name], 3 if name.endswith(("accuracy", "rate")) else None)
+
+
+def _text(value: Any, digits: int | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return " ".join(str(value).split())
+    return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,275 @@
+"""Run cells: clean pass, attack, verdict, rows. One bad cell never ends a run.
+
+Seconds are wall-clock time of the attack alone. What an attack raises becomes the record of its
+cell, and the cell is then missing from every table: neither robust nor broken.
+"""
+
+import contextlib
+import datetime
+import logging
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advbench import registry
+from advbench.attacks.attack import Attack, Fittable
+from advbench.bench.judge import classes, judge, predict
+from advbench.bench.plan import Cell, Selection, Victim
+from advbench.bench.store import Rows, Store
+from advbench.bench.table import status_of
+
+_log = logging.getLogger(__name__)
+
+_CHANCE = (
+    "%s: clean accuracy %.3f on %s is no better than chance. Are the images normalised twice, or "
+    "the classes in another order?"
+)
+
+Found: TypeAlias = tuple[dict[str, Any], Rows | None]
+"""Record and rows of one cell; a cell that failed has no rows."""
+
+
+class Progress(Protocol):
+    """Hears how a run gets on."""
+
+    def rows(self, count: int) -> None:
+        """`count` more samples of the current cell are finished."""
+
+    def cell(self, cell: Cell, record: dict[str, Any], rows: Rows | None) -> None:
+        """A cell is finished, now or in an earlier run."""
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def rows(self, count: int) -> None:
+        """Ignore it."""
+
+    def cell(self, cell: Cell, record: dict[str, Any], rows: Rows | None) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """What a model makes of the samples as they are, (N,)."""
+
+    prediction: Tensor
+    correct: Tensor
+
+
+@dataclass
+class Runner:
+    """Runs cells one after the other; the clean pass of a model and its samples is made once."""
+
+    batch_size: int = 128
+    device: str | None = None  # None leaves every model where it is
+    progress: Progress = field(default_factory=Silent)
+    _clean: dict[tuple[int, int], Clean] = field(default_factory=dict)
+
+    def run(self, cell: Cell) -> Found:
+        """Return record and rows of a cell; a failure gives a record with the traceback."""
+        record: dict[str, Any] = {
+            **cell.facts(),
+            "started": _now(),
+            "device": self.device or "as given",
+            "threads": torch.get_num_threads(),
+            "versions": _versions(),
+        }
+        try:
+            rows, facts = self._within_memory(cell)
+        except (Exception, SystemExit) as error:
+            _log.error("%s on %s failed: %s", cell.name, cell.victim.label, _summary(error))
+            failure = {"status": "error", "detail": _summary(error)}
+            return record | failure | {"traceback": _source(cell) + traceback.format_exc()}, None
+        return record | {"status": status_of(rows), "ended": _now()} | facts, rows
+
+    def _within_memory(self, cell: Cell) -> tuple[Rows, dict[str, Any]]:
+        """Run a cell; out of memory, start it again with half as many rows in flight."""
+        batch_size = self.batch_size
+        failed: list[int] = []
+        while True:
+            try:
+                rows, facts = self._rows(cell, batch_size)
+                return rows, facts | {"batch_size": batch_size, "out_of_memory_at": failed}
+            except RuntimeError as error:
+                if batch_size == 1 or not _out_of_memory(error):
+                    raise
+            failed.append(batch_size)
+            batch_size //= 2
+            _log.warning("%s: out of memory; again with %d rows", cell.name, batch_size)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _rows(self, cell: Cell, batch_size: int) -> tuple[Rows, dict[str, Any]]:
+        clean = self._clean_pass(cell.victim, cell.selection, batch_size)
+        samples = cell.selection.samples
+        index = clean.correct.nonzero().squeeze(1)
+        self.progress.rows(len(samples) - len(index))
+        rows = _blank(cell, clean)
+        if not len(index):
+            return rows, {"seconds": 0.0}
+        x, y, ids = samples.x[index], samples.y[index], samples.ids[index]
+        started = time.perf_counter()
+        attack = _fitted(cell, batch_size)
+        outcome = attack.run(
+            cell.victim.model,
+            x,
+            y,
+            eps=cell.scale,
+            seed=cell.seed,
+            ids=ids,
+            stop="success",
+            correct=torch.ones(len(x), dtype=torch.bool),
+            batch_size=batch_size,
+            budget=cell.budget,
+            progress=self.progress.rows,
+        )
+        seconds = time.perf_counter() - started
+        verdict = judge(cell.victim.model, attack, x, y, cell.scale, outcome, batch_size)
+        at = index.numpy()
+        for name in ("prediction", "success", "success_8bit", "size", "invalid", "nan"):
+            rows[name][at] = getattr(verdict, name)
+        for name in ("forwards", "backwards", "steps", "flags"):
+            rows[name][at] = getattr(outcome, name).cpu().numpy()
+        rows["claimed"][at] = outcome.success.cpu().numpy()
+        return rows, {"seconds": seconds, "detail": verdict.detail or None}
+
+    def _clean_pass(self, victim: Victim, selection: Selection, batch_size: int) -> Clean:
+        key = (id(victim), id(selection))
+        if key not in self._clean:
+            if self.device is not None and isinstance(victim.model, nn.Module):
+                victim.model.to(self.device)
+            logits = predict(victim.model, selection.samples.x, batch_size)
+            _check_labels(logits, selection)
+            guess = classes(logits)
+            clean = Clean(guess, guess == selection.samples.y)
+            share = clean.correct.double().mean().item()
+            if share <= 1 / logits.shape[1]:
+                _log.warning(_CHANCE, victim.label, share, selection.label)
+            self._clean[key] = clean
+        return self._clean[key]
+
+
+def run_cells(
+    cells: Sequence[Cell], runner: Runner, store: Store | None = None
+) -> Iterator[tuple[str, Found]]:
+    """Yield each cell by its key, run now or found in the store, as soon as it is finished."""
+    done: dict[str, Found] = {}  # two names for one content are run once
+    for cell in cells:
+        found = done.get(cell.key)
+        if found is None and store is not None:
+            found = store.load(cell.key)
+        if found is None:
+            found = runner.run(cell)
+            if store is not None:
+                store.save(*found)
+        else:
+            runner.progress.rows(len(cell.selection.samples))
+        done[cell.key] = found
+        runner.progress.cell(cell, *found)
+        yield cell.key, found
+
+
+def provenance(command: Sequence[str]) -> dict[str, Any]:
+    """Say what a run was made with: versions, machine, threads, settings, command and time."""
+    return {
+        "versions": _versions(),
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "command": list(command),
+        "started": _now(),
+    }
+
+
+def _fitted(cell: Cell, batch_size: int) -> Attack:
+    """The attack itself; one that learns is first fitted to samples it is not judged on."""
+    if not isinstance(cell.attack, Fittable):
+        return cell.attack
+    train = cell.selection.train()
+    batches = zip(train.x.split(batch_size), train.y.split(batch_size), strict=True)
+    return cell.attack.fit(cell.victim.model, list(batches), cell.seed)
+
+
+def _blank(cell: Cell, clean: Clean) -> dict[str, Any]:
+    """Rows as they are without any attack."""
+    samples = cell.selection.samples
+    n = len(samples)
+    prediction, correct = clean.prediction.numpy(), clean.correct.numpy()
+    rows: dict[str, Any] = {
+        "index": samples.ids.numpy().copy(),
+        "label": samples.y.numpy().copy(),
+        "clean_prediction": prediction.copy(),
+        "clean_correct": correct.copy(),
+        "attacked": correct.copy(),
+        "prediction": prediction.copy(),
+        "size": np.full(n, np.nan),
+        "nan": prediction == -1,
+    }
+    rows |= {name: np.zeros(n, bool) for name in ("claimed", "success", "success_8bit", "invalid")}
+    rows |= {name: np.zeros(n, int) for name in ("forwards", "backwards", "steps", "flags")}
+    return rows
+
+
+def _check_labels(logits: Tensor, selection: Selection) -> None:
+    worst = int(selection.samples.y.max())
+    if worst >= logits.shape[1]:
+        raise ValueError(
+            f"{selection.label} has the label {worst}, but the model returns {logits.shape[1]} "
+            "classes, 0 to " + str(logits.shape[1] - 1)
+        )
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    told = "out of memory" in text or "can't allocate memory" in text  # a GPU's words, a CPU's
+    return told or isinstance(error, torch.OutOfMemoryError)
+
+
+def _summary(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _source(cell: Cell) -> str:
+    """Whose attack it was."""
+    name = registry.name_of(type(cell.attack))
+    if ":" in name:
+        return f"{name}\n"
+    plugin = registry.describe("attacks", name)
+    return f"{name} ({plugin.value}) of {plugin.distribution} {plugin.version}\n"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("advbench", "torch", "torchvision", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the working folder, with `-dirty` where it has changes."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,227 @@
+"""From stored rows to the summary: every number here is a function of the rows of a run.
+
+An attack gives an upper bound on robustness. The interval printed with it covers the choice of the
+samples, not the weakness of the attack.
+"""
+
+import csv
+import functools
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advbench.attacks.flags import Flag
+from advbench.bench.store import Rows
+
+COLUMNS = (
+    "model",
+    "surrogate",
+    "dataset",
+    "attack",
+    "perturbation",
+    "eps",
+    "seed",
+    "n",
+    "clean_accuracy",
+    "robust_accuracy",
+    "robust_low",
+    "robust_high",
+    "success_rate",
+    "median_size",
+    "forwards",
+    "backwards",
+    "seconds",
+    "status",
+    "flags",
+    "robust_8bit",
+    "invalid",
+    "nan",
+    "detail",
+    "key",
+)
+"""Columns of the summary; those up to `flags` are fixed, others may follow."""
+
+Row: TypeAlias = dict[str, Any]
+Finished: TypeAlias = Mapping[str, tuple[Mapping[str, Any], Rows | None]]
+"""Record and rows of each cell by its key; a cell that failed has no rows."""
+
+_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
+    Journal of the American Statistical Association 22 (1927), pp. 209-212.
+    """
+    p, z2 = successes / n, _Z * _Z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    low = 0.0 if successes == 0 else middle - half  # exactly, where rounding would miss it
+    return low, 1.0 if successes == n else middle + half
+
+
+def status_of(rows: Rows) -> str:
+    """Return `ok`, `invalid` (a row broke the threat model) or `nan` (logits were not finite)."""
+    if rows["invalid"].any():
+        return "invalid"
+    return "nan" if rows["nan"].any() else "ok"
+
+
+def summary(planned: Sequence[Mapping[str, Any]], finished: Finished) -> list[Row]:
+    """Return a row per cell and eps, and after those of each model, set and eps their worst case.
+
+    Args:
+        planned: what the plan says of each cell (`Cell.facts`), in its order.
+        finished: records and rows of the cells that were run.
+
+    """
+    groups: dict[tuple[Any, ...], list[tuple[Row, _Verdicts | None]]] = {}
+    for facts in planned:
+        for eps, limit in zip(facts["eps"], facts["limits"], strict=True):
+            group = (*(facts[name] for name in ("model", "surrogate", "dataset")),)
+            key = (*group, facts["perturbation"], eps)
+            groups.setdefault(key, []).append(_cell_row(facts, finished, eps, limit))
+    models = list(dict.fromkeys(facts["model"] for facts in planned))
+    table: list[Row] = []
+    for key in sorted(groups, key=lambda k: (models.index(k[0]), *k[1:4], k[4])):
+        members = groups[key]
+        table.extend(row for row, _ in members)
+        table.append(_worst_row(members))
+    return table
+
+
+def to_csv(table: Sequence[Row]) -> str:
+    """Return the table as CSV; text that a spreadsheet would take for a formula is quoted."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in table:
+        writer.writerow([_guarded(row[name]) for name in COLUMNS])
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdicts:
+    """What one cell, or several together, say of each sample at one eps; all (N,)."""
+
+    index: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    attacked: NDArray[np.bool_]
+    broken: NDArray[np.bool_]
+    broken_8bit: NDArray[np.bool_]
+    size: NDArray[np.float64]  # infinite where not broken
+    forwards: NDArray[np.int64]
+    backwards: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Rows, limit: float) -> Self:
+        broken = rows["success"] & (rows["size"] <= limit)
+        return cls(
+            index=rows["index"],
+            correct=rows["clean_correct"],
+            attacked=rows["attacked"],
+            broken=broken,
+            broken_8bit=broken & rows["success_8bit"],
+            size=np.where(broken, rows["size"], np.inf),
+            forwards=rows["forwards"],
+            backwards=rows["backwards"],
+        )
+
+    def joined(self, other: Self) -> Self:
+        """Both attacks as if they were one: broken by either, at the smaller size."""
+        if not np.array_equal(self.index, other.index):
+            raise ValueError("cells of one group hold different samples")
+        return replace(
+            self,
+            attacked=self.attacked | other.attacked,
+            broken=self.broken | other.broken,
+            broken_8bit=self.broken_8bit | other.broken_8bit,
+            size=np.minimum(self.size, other.size),
+            forwards=self.forwards + other.forwards,
+            backwards=self.backwards + other.backwards,
+        )
+
+    def numbers(self) -> Row:
+        n, attacked = len(self.correct), int(self.attacked.sum())
+        robust = int((self.correct & ~self.broken).sum())
+        low, high = wilson(robust, n)
+        sizes = self.size[self.broken]
+        return {
+            "n": n,
+            "clean_accuracy": _share(self.correct.sum(), n),
+            "robust_accuracy": _share(robust, n),
+            "robust_low": round(low, 6),
+            "robust_high": round(high, 6),
+            "success_rate": _share(self.broken.sum(), int(self.correct.sum())),
+            "median_size": float(f"{np.median(sizes):.6g}") if len(sizes) else None,
+            "forwards": _share(self.forwards[self.attacked].sum(), attacked),
+            "backwards": _share(self.backwards[self.attacked].sum(), attacked),
+            "robust_8bit": _share((self.correct & ~self.broken_8bit).sum(), n),
+        }
+
+
+def flags_text(flags: NDArray[np.int64]) -> str:
+    """Return the share of the attacked samples that carry each flag, as `name:share;…`."""
+    if not len(flags):
+        return ""
+    shares = {flag.name: float(np.mean((flags & flag.value) != 0)) for flag in Flag if flag.value}
+    return ";".join(f"{str(name).lower()}:{_short(s)}" for name, s in shares.items() if s)
+
+
+def _short(share: float) -> str:
+    return f"{share:.2f}" if 0.005 <= share < 0.995 or share == 1 else f"{share:.4f}"
+
+
+def _cell_row(
+    facts: Mapping[str, Any], finished: Finished, eps: float, limit: float
+) -> tuple[Row, _Verdicts | None]:
+    """The row of one cell at one eps; its numbers are blank unless all of its rows are sound."""
+    row: Row = dict.fromkeys(COLUMNS)
+    for name in ("model", "surrogate", "dataset", "attack", "perturbation", "seed", "key", "n"):
+        row[name] = facts[name]
+    row |= {"eps": eps, "status": "missing", "flags": ""}
+    if facts["key"] not in finished:
+        return row, None
+    record, rows = finished[facts["key"]]
+    row["detail"] = record.get("detail")
+    if rows is None:
+        return row | {"status": record["status"]}, None
+    row |= {"invalid": int(rows["invalid"].sum()), "nan": int(rows["nan"].sum())}
+    row |= {"status": status_of(rows), "flags": flags_text(rows["flags"][rows["attacked"]])}
+    if row["status"] != "ok":
+        return row, None
+    verdicts = _Verdicts.of(rows, limit)
+    return row | verdicts.numbers() | {"seconds": round(record["seconds"], 3)}, verdicts
+
+
+def _worst_row(members: Sequence[tuple[Row, _Verdicts | None]]) -> Row:
+    """Per sample, the worst of all attacks and seeds; blank while one of them is missing."""
+    first = members[0][0]
+    row: Row = dict.fromkeys(COLUMNS)
+    for name in ("model", "surrogate", "dataset", "perturbation", "eps", "n"):
+        row[name] = first[name]
+    row |= {"attack": "worst", "status": "incomplete", "flags": ""}
+    verdicts = [one for _, one in members if one is not None]
+    if len(verdicts) < len(members):
+        return row
+    worst = functools.reduce(_Verdicts.joined, verdicts)
+    seconds = round(sum(member["seconds"] for member, _ in members), 3)
+    return row | worst.numbers() | {"status": "ok", "seconds": seconds}
+
+
+def _share(part: Any, whole: int) -> float | None:
+    return round(float(part) / whole, 6) if whole else None
+
+
+def _guarded(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value

@@ -1,0 +1,1 @@
+"""Measurements of advbench itself; `python -m advbench.benchmarks.peers` is the way in."""

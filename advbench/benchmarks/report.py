@@ -1,0 +1,91 @@
+"""The benchmark's two files: peers.csv with every figure, peers.md to be read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Line:
+    """One library on one task; a `status` other than ok is why nothing was measured."""
+
+    victim: str
+    attack: str
+    norm: str
+    eps: float | None
+    library: str
+    version: str
+    status: str
+    n: int | None = None
+    forwards: float | None = None  # rows through the model per sample
+    backwards: float | None = None
+    robust_accuracy: float | None = None  # share of all n; a clean mistake counts as broken
+    outside: int | None = None  # rows returned outside the ball or the box
+    ratio: float | None = None  # CPU seconds over the floor's: median, lowest, highest
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    floor_seconds: float | None = None
+    noise: float | None = None  # slowest over fastest run of a fixed spin loop
+
+
+METHOD = """\
+Passes per sample are counted by hooks on the model and are exact. CPU time is a multiple of the
+floor: as many forwards and backwards to the input of the bare frozen model as the attack has steps,
+same batch, timed in turn with the libraries in one process. It is the median of the repetitions,
+the range in brackets. Robust accuracy is measured afresh on the images that each library returns,
+over all n (clean mistakes count as broken); a cheaper attack that finds less is not faster. Noise
+is the slowest over the fastest run of a fixed loop during the measurement: smaller differences than
+that are not established. Steps of PGD are 2.5 eps / steps from a random start inside the ball;
+every library gets the model unfrozen, as a user has it, and defaults otherwise. `stop=success`
+leaves a sample at the first image that fools the model, `stop=never` runs all steps.
+"""
+
+
+def write(folder: Path, lines: Sequence[Line], facts: Mapping[str, str]) -> None:
+    """Write peers.csv and peers.md into `folder`, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "peers.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(asdict(line) for line in lines)
+    (folder / "peers.md").write_text(markdown(lines, facts), encoding="utf-8")
+
+
+def markdown(lines: Sequence[Line], facts: Mapping[str, str]) -> str:
+    """Lay the lines out as one table per victim and task, the facts of the machine above them."""
+    parts = ["# advbench beside other attack libraries\n", METHOD]
+    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n")
+    for victim, measured in groupby(lines, key=lambda line: line.victim):
+        parts.append(f"## {victim}\n")
+        for _, group in groupby(measured, key=lambda line: (line.attack, line.norm)):
+            parts.append(_section(list(group)))
+    return "\n".join(parts)
+
+
+def _section(lines: Sequence[Line]) -> str:
+    done = [line for line in lines if line.status == "ok"]
+    missed = "\n".join(f"Not measured: {x.library} ({x.status})." for x in lines if x not in done)
+    if not done:
+        return missed + "\n"
+    one = done[0]
+    rows = [
+        f"**{one.attack}, {one.norm}, eps {one.eps:.4g}**: n = {one.n}, "
+        f"floor {one.floor_seconds:.3g} s, noise {one.noise:.2f}\n",
+        "| library | forwards / backwards per sample | CPU time over the floor | robust accuracy |",
+        "|---|---|---|---|",
+        *map(_row, done),
+    ]
+    return "\n".join(rows) + "\n" + (f"\n{missed}\n" if missed else "")
+
+
+def _row(line: Line) -> str:
+    left = f", {line.outside} outside the ball" if line.outside else ""
+    return (
+        f"| {line.library} | {line.forwards:.2f} / {line.backwards:.2f} "
+        f"| {line.ratio:.2f} ({line.ratio_low:.2f} to {line.ratio_high:.2f}) "
+        f"| {line.robust_accuracy:.3f}{left} |"
+    )

@@ -1,0 +1,254 @@
+"""The command `advbench`. Data goes to stdout, everything else to stderr.
+
+Exit codes: 0 done, 2 usage or configuration, 3 incomplete, 4 a device or dependency is missing,
+5 nothing to do, 130 and 143 ended by a signal. Commands import torch only when they need it.
+"""
+
+import dataclasses
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advbench import __version__, catalogue, registry
+from advbench.config import ConfigError, load
+from advbench.console import (
+    Console,
+    Exit,
+    Terminated,
+    log_to_stderr,
+    out,
+    say,
+    terminable,
+    tolerant_streams,
+)
+
+_CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+_SET = click.option(
+    "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key."
+)
+_KINDS = click.Choice(["attacks", "defenses", "models", "datasets"])
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    tolerant_streams()
+    try:
+        with terminable():
+            code = cli.main(arguments, prog_name="advbench", standalone_mode=False)
+        return int(code or Exit.OK)
+    except SystemExit:  # click's answer to a reader of stdout that has gone away
+        return Exit.OK
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except ConfigError as error:
+        say(str(error))
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted")
+        return Exit.INTERRUPTED
+    except Terminated:
+        say("terminated")
+        return Exit.TERMINATED
+    except Exception:  # a fault of advbench itself; Python would exit 1, which is a gate's verdict
+        say(traceback.format_exc())
+        return Exit.INCOMPLETE
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="advbench")
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for still more.")
+def cli(verbose: int) -> None:
+    """Find out how robust an image classifier really is."""
+    log_to_stderr(verbose)
+
+
+@cli.command()
+@_CONFIG
+@click.option("--out", "folder", type=click.Path(path_type=Path), help="Results folder.")
+@click.option("--device", help="Where the models run, as torch names it.")
+@_SET
+@click.option("--dry-run", is_flag=True, help="List the cells and stop.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "md", "json"]), default="table"
+)
+def run(
+    config: Path,
+    folder: Path | None,
+    device: str | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    quiet: bool,
+    style: str,
+) -> int:
+    """Attack the models of CONFIG and print how many samples stay right.
+
+    Results go to results/<name of CONFIG>. An interrupted run is continued by the same command.
+    """
+    settings, document = load(config, overrides)
+    from advbench.bench.benchmark import benchmark
+    from advbench.bench.plan import plan
+    from advbench.bench.render import advice, render
+    from advbench.bench.run import Runner
+    from advbench.bench.store import FolderError
+    from advbench.files import WriteError
+
+    where = device or settings.run.device
+    problem = _device_problem(where)
+    if problem is not None:
+        return problem
+    cells = plan(settings)
+    rows = sum(len(cell.selection.samples) for cell in cells)
+    say(f"{len(cells)} cells, {rows} attacked samples at most")
+    if not cells:
+        say(f"{config}: nothing to do: name at least one model and one attack")
+        return Exit.NOTHING
+    if dry_run:
+        out("".join(_line(cell.facts()) for cell in cells))
+        return Exit.OK
+    target = folder or Path("results", config.stem)
+    command = ["advbench", *sys.argv[1:]]
+    try:
+        with Console(len(cells), rows, quiet) as console:
+            runner = Runner(settings.run.batch_size, where, console)
+            table = benchmark(cells, target, runner, settings, document, command)
+    except (KeyboardInterrupt, Terminated):
+        say("finished cells are kept; the same command continues the run")
+        raise
+    except FolderError as error:
+        say(str(error))
+        return Exit.USAGE
+    except WriteError as error:
+        say(f"{error}. Finished cells are kept; the same command continues the run")
+        return Exit.INCOMPLETE
+    out(render(table, style))
+    for sentence in advice(table):
+        say(f"warning: {sentence}")
+    say(f"written to {target}")
+    return Exit.OK if all(row["status"] == "ok" for row in table) else Exit.INCOMPLETE
+
+
+@cli.command()
+@_CONFIG
+@_SET
+def check(config: Path, overrides: tuple[str, ...]) -> None:
+    """Check CONFIG and report everything that is wrong with it."""
+    settings, document = load(config, overrides)
+    amounts = " and ".join(
+        f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+        for name, things in (("model", settings.model), ("attack", settings.attack))
+    )
+    say(f"{document.name}: {amounts}, no problem found")
+
+
+@cli.command()
+@_CONFIG
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("results", "train"),
+    show_default=True,
+)
+def train(config: Path, folder: Path) -> int:
+    """Train the network of the recipe CONFIG."""
+    from advbench.training import Epoch, run_recipe
+
+    def progress(epoch: Epoch) -> None:
+        robust = "" if epoch.robust is None else f", robust {epoch.robust:.4f}"
+        say(f"epoch {epoch.number}: loss {epoch.loss:.4f}, clean {epoch.clean:.4f}{robust}")
+
+    try:
+        out(f"{run_recipe(config, folder, progress)}\n")
+    except ConfigError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        say(f"{config}: {error}")
+        return Exit.USAGE
+    except OSError as error:
+        say(f"{folder}: {error}")
+        return Exit.INCOMPLETE
+    return Exit.OK
+
+
+@cli.command("list")
+@click.argument("kind", metavar="KIND", type=_KINDS)
+@_JSON
+def list_(kind: str, as_json: bool) -> None:
+    """List what a configuration can name: KIND is attacks, defenses, models or datasets."""
+    entries = []
+    for name in registry.names(kind):
+        try:
+            plugin = registry.describe(kind, name)
+        except ValueError as error:
+            say(f"warning: {error}")
+            continue
+        entries.append({**dataclasses.asdict(plugin), "summary": catalogue.first_line(plugin)})
+    if kind == "models":
+        entries.extend(_zoo())
+    if as_json:
+        out(json.dumps({"schema_version": 1, kind: entries}, indent=1, allow_nan=False) + "\n")
+        return
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    out("".join(f"{entry['name'].ljust(width)}  {entry['summary']}\n" for entry in entries))
+
+
+@cli.command()
+@click.argument("name")
+def show(name: str) -> int:
+    """Show what NAME is: its fields, defaults, facts and source."""
+    from advbench.models import zoo
+
+    if name.startswith("zoo:") and name[4:] in zoo.names():
+        out(json.dumps(zoo.card(name[4:]), indent=1) + "\n")
+        return Exit.OK
+    kinds = [kind for kind in registry.KINDS if name in registry.names(kind)]
+    if not kinds:
+        known = [n for kind in registry.KINDS for n in registry.names(kind)]
+        near = registry.did_you_mean(name, known + [f"zoo:{n}" for n in zoo.names()])
+        say(f"there is nothing named '{name}'.{near} See advbench list --help.")
+        return Exit.USAGE
+    try:
+        out("\n".join(catalogue.page(kind, name) for kind in kinds))
+    except (ValueError, ImportError) as error:
+        say(str(error))
+        return Exit.USAGE
+    return Exit.OK
+
+
+def _zoo() -> list[dict[str, Any]]:
+    from advbench.models import zoo
+
+    entries = []
+    for name in zoo.names():
+        card = zoo.card(name)
+        summary = f"Clean accuracy {card['clean_accuracy']['test']:.4f} on the test split."
+        entries.append({"name": f"zoo:{name}", "kind": "zoo", "summary": summary, "card": card})
+    return entries
+
+
+def _device_problem(device: str) -> Exit | None:
+    """Say what is wrong with a device, if anything is."""
+    import torch
+
+    try:
+        torch.empty(0, device=torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        known = device.partition(":")[0] in ("cuda", "mps", "xpu")
+        say(f"device '{device}': {'not available here' if known else 'not a device'}: {reason}")
+        return Exit.UNAVAILABLE if known else Exit.USAGE
+    return None
+
+
+def _line(facts: dict[str, Any]) -> str:
+    eps = ", ".join(f"{value:.4g}" for value in facts["eps"])
+    named = " ".join(str(facts[name]) for name in ("model", "dataset", "attack", "perturbation"))
+    return f"{facts['key'][:12]}  {named} eps {eps} seed {facts['seed']} n {facts['n']}\n"

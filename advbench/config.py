@@ -1,0 +1,293 @@
+"""The configuration of a benchmark run: strict TOML in, frozen dataclasses out.
+
+    [run]       seed, device, batch_size
+    [data]      name, split, samples, root
+    [[model]]   name, label, sha256, for a file architecture, shape, classes, mean, std
+    [[attack]]  name, eps, label, budget, and every field of the attack itself
+
+A list where one value is expected (seed, eps, any field of an attack) makes a grid. The dataclass
+of an attack is the schema of its table. Importing this module imports no torch; reading a file that
+names an attack does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from advbench import registry
+from advbench.document import ConfigError, Document, Keys, parse_toml
+from advbench.models import zoo
+from advbench.schema import INVALID, Plugin, Reader, build, number, plain
+
+__all__ = [
+    "AttackEntry",
+    "Config",
+    "ConfigError",
+    "DataSection",
+    "Document",
+    "Eps",
+    "ModelEntry",
+    "Plugin",
+    "Reader",
+    "RunSection",
+    "build",
+    "load",
+    "parse_toml",
+    "plain",
+    "read",
+]
+
+T = TypeVar("T")
+_ENTRY = ("budget", "eps", "label", "name")  # keys of [[attack]] that are not fields of the attack
+
+
+@dataclass(frozen=True)
+class Eps:
+    """The scale of a perturbation set, as a number and as it was given."""
+
+    value: float
+    text: str
+
+
+class _Seeds:
+    """A whole number or a list of them."""
+
+    def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
+        seeds = given if isinstance(given, list) else [given]
+        if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+            return reader.fail(keys, f"expected whole numbers from 0 to 2**32 - 1; got {given!r}")
+        return tuple(dict.fromkeys(seeds))
+
+
+class _ModelName:
+    """Where a model comes from; a network of the zoo must exist."""
+
+    def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
+        if not isinstance(given, str):
+            return reader.value(str, given, keys)
+        source, _, address = given.partition(":")
+        known = [f"zoo:{name}" for name in zoo.names()]
+        if source not in ("zoo", "python", "file") or not address:
+            near = registry.did_you_mean(f"zoo:{given}", known)
+            forms = "'zoo:NAME', 'python:module:function' or 'file:PATH'"
+            return reader.fail(keys, f"expected {forms}; got '{given}'.{near}")
+        if source == "zoo" and given not in known:
+            near = registry.did_you_mean(given, known)
+            return reader.fail(keys, f"there is no '{given}'.{near} Choices: {', '.join(known)}.")
+        return given
+
+
+class _DataName:
+    """A registered dataset, with what follows its colon."""
+
+    def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
+        if not isinstance(given, str):
+            return reader.value(str, given, keys)
+        try:
+            registry.describe("datasets", given.partition(":")[0])
+        except ValueError as error:
+            return reader.fail(keys, str(error))
+        return given
+
+
+class _AttackGrid:
+    """The [[attack]] tables, each unfolded into one entry per combination of its lists."""
+
+    def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
+        if not isinstance(given, list) or not all(isinstance(table, dict) for table in given):
+            return reader.fail(keys, "expected tables headed [[attack]]")
+        return tuple(
+            entry
+            for index, table in enumerate(given)
+            for entry in _entries(reader, table, (*keys, index))
+        )
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """How to run: seeds, and what changes no result (device, rows in flight)."""
+
+    seed: Annotated[tuple[int, ...], _Seeds()] = (0,)
+    device: str = "cpu"
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Which samples: without a name, each zoo model brings the data set it was trained on."""
+
+    name: Annotated[str | None, _DataName()] = None
+    split: Literal["train", "validation", "test"] = "test"
+    samples: int | None = None  # the first n of one fixed permutation; None takes all
+    root: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples must be at least 1; got {self.samples}")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One victim."""
+
+    name: Annotated[str, _ModelName()]
+    label: str | None = None
+    architecture: Annotated[Any, Plugin("models")] = None
+    shape: tuple[int, ...] | None = None
+    classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class AttackEntry:
+    """One attack at one point of its grid, and the scales to run it at."""
+
+    name: str
+    attack: Any
+    eps: tuple[Eps, ...]
+    label: str | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole benchmark."""
+
+    model: tuple[ModelEntry, ...]
+    attack: Annotated[tuple[AttackEntry, ...], _AttackGrid()]
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+
+
+def read(path: str | Path, schema: type[T], overrides: Sequence[str] = ()) -> T:
+    """Read any TOML file into a dataclass; `overrides` are texts `table.key=value`.
+
+    Raises ConfigError with every problem found, each with file, line and key.
+    """
+    document = parse_toml(path)
+    for assignment in overrides:
+        document.override(assignment)
+    return build(schema, document)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, Document]:
+    """Read the configuration of a benchmark; returns it with the document it came from.
+
+    An override of `attack.<field>` goes to every [[attack]] that has the field. Raises ConfigError
+    with every problem found.
+    """
+    document = parse_toml(path)
+    for assignment in overrides:
+        document.override(assignment, _accepts)
+    return build(Config, document), document
+
+
+def _accepts(table: dict[str, Any], keys: Keys) -> bool:
+    """Whether an override suits a table: an [[attack]] must have the field."""
+    if keys[0] != "attack" or len(keys) > 3 or keys[-1] in _ENTRY:
+        return True
+    try:
+        cls = registry.get("attacks", str(table.get("name")))
+    except (ValueError, ImportError):
+        return True  # reported when the table itself is read
+    return keys[-1] in {f.name for f in dataclasses.fields(cls)}
+
+
+def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEntry]:
+    """Unfold one [[attack]] table; every problem in it is noted."""
+    name = table.get("name")
+    if not isinstance(name, str):
+        reader.fail(keys, "'name' is missing; expected the name of an attack in quotes")
+        return []
+    eps = _scales(reader, table, keys)
+    label = reader.value(str, table["label"], (*keys, "label")) if "label" in table else None
+    budget = reader.value(int, table["budget"], (*keys, "budget")) if "budget" in table else None
+    if isinstance(budget, int) and budget < 1:
+        reader.fail((*keys, "budget"), f"expected at least 1 query; got {budget}")
+    cls = reader.named("attacks", name, (*keys, "name"))
+    if cls is INVALID:
+        return []
+    axes = _axes(reader, cls, table, keys)
+    attacks = [
+        reader.construct(cls, dict(zip(axes, point, strict=True)), keys)
+        for point in itertools.product(*axes.values())
+    ]
+    built = [attack for attack in attacks if attack is not INVALID]
+    for attack in built:
+        _check_unit(reader, attack, eps, keys)
+    return [AttackEntry(name, attack, eps, label, budget) for attack in built]
+
+
+def _axes(reader: Reader, cls: type, table: dict[str, Any], keys: Keys) -> dict[str, list[Any]]:
+    """Values of every given field of an attack: one, or those of its list."""
+    given = {key: value for key, value in table.items() if key not in _ENTRY}
+    hints = reader.hints(cls, given, keys, more=_ENTRY)
+    axes: dict[str, list[Any]] = {}
+    for key, value in given.items():
+        if key not in hints:
+            continue
+        at = (*keys, key)
+        swept = isinstance(value, list) and (
+            not _takes_list(hints[key]) or (bool(value) and all(isinstance(v, list) for v in value))
+        )
+        if swept and not value:
+            reader.fail(at, "the list is empty; give at least one value")
+        values = value if swept else [value]
+        axes[key] = [reader.value(hints[key], one, at) for one in values]
+    return axes
+
+
+def _takes_list(hint: Any) -> bool:
+    """Whether one value of a field is itself a list."""
+    options = [hint, *typing.get_args(hint)]
+    return any(typing.get_origin(option) is tuple for option in options)
+
+
+def _scales(reader: Reader, table: dict[str, Any], keys: Keys) -> tuple[Eps, ...]:
+    if "eps" not in table:
+        reader.fail(
+            keys, "'eps' is missing; give a number, a fraction such as \"8/255\", or a list"
+        )
+        return ()
+    at = (*keys, "eps")
+    given = table["eps"] if isinstance(table["eps"], list) else [table["eps"]]
+    if not given:
+        reader.fail(at, "the list is empty; give at least one value")
+    scales: dict[float, Eps] = {}
+    for one in given:
+        value = number(one)
+        if value is None:
+            reader.fail(at, f'expected a number or a fraction such as "8/255"; got {one!r}')
+        elif not math.isfinite(value):
+            reader.fail(at, f"expected a finite number; got {one}")
+        elif value < 0:
+            reader.fail(at, f"expected a number of at least 0; got {one}")
+        else:
+            scales.setdefault(value, Eps(value, str(one)))
+    return tuple(scales.values())
+
+
+def _check_unit(reader: Reader, attack: Any, eps: tuple[Eps, ...], keys: Keys) -> None:
+    """Refuse a radius in 0..255 where pixels lie in [0, 1]."""
+    if registry.name_of(type(attack.perturbation)) != "linf":
+        return
+    for scale in eps:
+        if scale.value > 1:
+            reader.fail(
+                (*keys, "eps"),
+                f"{scale.text} under linf exceeds the whole range of a pixel, 0 to 1; "
+                f"did you mean {scale.text}/255?",
+            )

@@ -1,0 +1,146 @@
+"""What the command line shares: exit codes, streams that may be closed, signals, progress."""
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from advbench.bench.plan import Cell
+    from advbench.bench.store import Rows
+
+
+class Exit(IntEnum):
+    """Exit codes; 1 is left to a gate that has failed."""
+
+    OK = 0
+    USAGE = 2
+    INCOMPLETE = 3
+    UNAVAILABLE = 4
+    NOTHING = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into Terminated, so that a run ends in order."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        before: Any = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread, where no signal arrives
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def tolerant_streams() -> None:
+    """Let characters that a terminal cannot show become escapes instead of errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def out(text: str) -> None:
+    """Write data to stdout; a reader that has gone away is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Write a line to stderr; a closed stderr is no error."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        tqdm.write(text, file=sys.stderr)
+
+
+def log_to_stderr(verbosity: int) -> None:
+    """Show warnings of the library on stderr; more with each -v."""
+    logger = logging.getLogger("advbench")
+    for handler in [h for h in logger.handlers if isinstance(h, _Lines)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_Lines())
+    logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)])
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+class Console:
+    """Progress of a run: one changing line on a terminal, else one line per cell."""
+
+    def __init__(self, cells: int, rows: int, quiet: bool) -> None:
+        self._cells, self._done, self._since = cells, 0, 0
+        self._quiet = quiet
+        self._started = time.monotonic()
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = (
+            tqdm(total=rows, unit=" rows", file=sys.stderr, smoothing=0.1, leave=False)
+            if terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._on_bar(lambda bar: bar.close())
+
+    def rows(self, count: int) -> None:
+        """Advance by finished samples."""
+        self._since += count
+        self._on_bar(lambda bar: bar.update(count))
+
+    def cell(self, cell: "Cell", record: dict[str, Any], rows: "Rows | None") -> None:
+        """Report a finished cell."""
+        self._done += 1
+        # An attack that failed, or was begun anew, has reported too few or too many.
+        missing, self._since = record["n"] - self._since, 0
+        result = record["status"]
+        if rows is not None and result == "ok":
+            robust = float((rows["clean_correct"] & ~rows["success"]).mean())
+            result = f"robust accuracy {robust:.3f}"
+        line = (
+            f"[{self._done}/{self._cells}] {cell.victim.label} {cell.name} "
+            f"{record['perturbation']} eps {cell.scale:.4g} seed {cell.seed}: {result}"
+        )
+        if self._bar is None and not self._quiet:
+            spent = time.monotonic() - self._started
+            left = spent / self._done * (self._cells - self._done)
+            say(f"{line} ({spent:.0f} s, about {left:.0f} s left)")
+        self._on_bar(lambda bar: bar.update(missing))
+        self._on_bar(lambda bar: bar.set_description(f"cell {self._done}/{self._cells}: {result}"))
+
+    def _on_bar(self, action: "Callable[[tqdm[Any]], object]") -> None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                action(self._bar)

@@ -1,0 +1,95 @@
+"""What a dataset is, and which of its samples a run sees."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+SPLITS = ("train", "validation", "test")
+ROOT_VARIABLE = "ADVBENCH_DATA"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples of one split.
+
+    x (N, *shape) float32 in [0, 1]; y (N,) int64; ids (N,) int64, the place of each sample in the
+    file or folder it was read from, so that a sample keeps its id whatever selection it is in.
+    """
+
+    name: str
+    split: str
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def digest(self) -> str:
+        """The sha256 of the samples themselves: x, y and ids, in their order."""
+        digest = hashlib.sha256()
+        for tensor in (self.x, self.y, self.ids):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """A source of labelled images with the splits "train", "validation" and "test"."""
+
+    @abstractmethod
+    def load(self, split: str, samples: int | None = None, root: Path | None = None) -> Samples:
+        """Load the first `samples` of the split's fixed permutation (None: all of them)."""
+
+
+def permutation(n: int) -> list[int]:
+    """One fixed permutation of range(n), the same on every machine and in every version."""
+
+    def key(index: int) -> bytes:
+        return hashlib.blake2b(index.to_bytes(8, "little"), digest_size=8).digest()
+
+    return sorted(range(n), key=key)
+
+
+def carve(n: int) -> tuple[list[int], list[int]]:
+    """Part a training set of n into train and validation: the last 5,000, or a tenth if fewer."""
+    order = permutation(n)
+    held_out = min(5000, n // 10)
+    return order[: n - held_out], order[n - held_out :]
+
+
+def first(order: Sequence[int], samples: int | None, name: str, split: str) -> list[int]:
+    """The first `samples` of an order, or all of it."""
+    if samples is None:
+        return list(order)
+    if not 0 < samples <= len(order):
+        raise ValueError(
+            f"data.samples: got {samples}, expected 1 to {len(order)} ({name}, split '{split}')"
+        )
+    return list(order[:samples])
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that does not exist."""
+    if split not in SPLITS:
+        raise ValueError(f"data.split: got '{split}', expected one of {', '.join(SPLITS)}")
+
+
+def data_root(root: Path | None) -> Path:
+    """The data root: the argument, else the environment variable ADVBENCH_DATA, else ./data."""
+    return Path(root if root is not None else os.environ.get(ROOT_VARIABLE) or "data")
+
+
+def missing(name: str, places: Sequence[Path]) -> FileNotFoundError:
+    """The error for data that are in none of the places."""
+    looked = ", ".join(f"'{place}'" for place in places)
+    return FileNotFoundError(
+        f"data: {name} not found; looked in {looked}. Name the folder that holds it with "
+        f"data.root or the environment variable {ROOT_VARIABLE}."
+    )

@@ -1,0 +1,1 @@
+"""Architectures, loaders for the models a user already has, and the zoo."""

@@ -1,0 +1,1 @@
+"""The library of defences: one technique, one file."""

@@ -1,0 +1,160 @@
+"""The plan: which cells there are, what they are called, and what their keys depend on."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from advbench import config
+from advbench.attacks import L1, PGD, MinimumEps
+from advbench.bench import plan as planning
+from advbench.bench.plan import Selection, Victim, names, plan, short
+from advbench.config import AttackEntry, ConfigError, Eps
+from tests.advbench.fakes import Plane, Push, cell, samples
+
+_TEXT = """\
+[run]
+seed = [0, 1]
+[data]
+samples = 20
+[[model]]
+name = "zoo:digits/linear"
+[[model]]
+name = "zoo:digits/ffn_relu"
+label = "relu"
+[[attack]]
+name = "pgd"
+steps = [1, 2]
+eps = [0.1, 0.2]
+[[attack]]
+name = "minimum_eps"
+eps = [0.1, 0.2]
+"""
+
+
+def _plan(tmp_path: Path, text: str, *overrides: str):
+    path = tmp_path / "bench.toml"
+    path.write_text(text)
+    return plan(config.load(path, overrides)[0])
+
+
+def test_every_combination_is_a_cell(tmp_path):
+    cells = _plan(tmp_path, _TEXT)
+    assert len(cells) == 2 * (2 * 2 * 2 + 2)
+    assert len({one.key for one in cells}) == len(cells)
+    facts = cells[0].facts()
+    assert facts["model"] == "zoo:digits/linear"
+    assert facts["attack"] == "pgd(steps=1)"
+    assert (facts["dataset"], facts["perturbation"], facts["n"]) == ("digits", "linf", 20)
+    assert {one.victim.label for one in cells} == {"zoo:digits/linear", "relu"}
+
+
+def test_an_attack_that_finds_the_smallest_runs_once_for_all_eps(tmp_path):
+    cells = [one for one in _plan(tmp_path, _TEXT) if one.name == "minimum_eps"]
+    assert len(cells) == 4
+    assert {one.eps for one in cells} == {(0.1, 0.2)}
+    assert cells[0].scale == 0.2
+
+
+@pytest.mark.parametrize(
+    "override", ["run.batch_size=7", "run.device=cpu", 'model.label="x"'], ids=str
+)
+def test_what_changes_no_number_changes_no_key(tmp_path, override):
+    text = _TEXT.partition('[[model]]\nname = "zoo:digits/ffn_relu"')[0]
+    text += _TEXT[_TEXT.index("[[attack]]") :]
+    before = [one.key for one in _plan(tmp_path, text)]
+    assert [one.key for one in _plan(tmp_path, text, override)] == before
+
+
+def test_every_part_of_the_content_changes_the_key(monkeypatch):
+    base = cell(Push())
+    victim, selection = base.victim, base.selection
+    other = Selection("fake", samples([0.1], [0]), selection.train)
+    variants = [
+        dataclasses.replace(base, victim=dataclasses.replace(victim, sha256="1" * 64)),
+        dataclasses.replace(base, victim=dataclasses.replace(victim, code="1" * 64)),
+        dataclasses.replace(base, selection=other),
+        dataclasses.replace(base, selection=dataclasses.replace(selection, label="b")),
+        dataclasses.replace(base, attack=Push(gain=0.5)),
+        dataclasses.replace(base, attack=Push(perturbation=L1())),
+        dataclasses.replace(base, attack=PGD()),
+        dataclasses.replace(base, eps=(0.2,)),
+        dataclasses.replace(base, seed=1),
+        dataclasses.replace(base, budget=10),
+    ]
+    keys = [base.key, *(one.key for one in variants)]
+    monkeypatch.setattr(Push, "version", 2)
+    keys.append(cell(Push()).key)
+    monkeypatch.undo()
+    monkeypatch.setattr(planning, "FORMAT", 2)
+    keys.append(cell(Push()).key)
+    monkeypatch.undo()
+    assert len(set(keys)) == len(keys)
+    assert dataclasses.replace(base, name="renamed").key == base.key
+
+
+def test_namesakes_are_told_apart_by_what_differs():
+    entries = [
+        AttackEntry("pgd", PGD(steps=1), (Eps(1, "1"),)),
+        AttackEntry("pgd", PGD(steps=2, perturbation=L1()), (Eps(1, "1"),)),
+        AttackEntry("pgd", PGD(), (Eps(1, "1"),), label="long"),
+        AttackEntry("minimum_eps", MinimumEps(), (Eps(1, "1"),)),
+    ]
+    assert names(entries) == ["pgd(steps=1)", "pgd(steps=2)", "long", "minimum_eps"]
+
+
+def test_short_shows_what_is_not_the_default():
+    assert short(PGD()) == "pgd"
+    assert short(PGD(steps=3, perturbation=L1())) == "pgd(perturbation=l1, steps=3)"
+
+
+def test_two_models_of_one_name_are_refused(tmp_path):
+    text = _TEXT.replace('label = "relu"', 'label = "zoo:digits/linear"')
+    with pytest.raises(ConfigError, match="two models are called 'zoo:digits/linear'"):
+        _plan(tmp_path, text)
+
+
+def test_all_problems_of_loading_come_at_once(tmp_path):
+    text = _TEXT.replace("samples = 20", "samples = 2000").replace(
+        'label = "relu"', 'sha256 = "00"'
+    )
+    with pytest.raises(ConfigError) as caught:
+        _plan(tmp_path, text)
+    assert "zoo:digits/linear" in str(caught.value)
+    assert "zoo:digits/ffn_relu" in str(caught.value)
+
+
+def test_a_model_of_ones_own_needs_data_and_is_keyed_by_its_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "mine_for_plan.py"
+    source.write_text(
+        "import torch\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+        "def again():\n"
+        "    return make()\n"
+    )
+    text = '[[model]]\nname = "python:mine_for_plan:make"\n[[attack]]\nname = "fgsm"\neps = 0.1\n'
+    with pytest.raises(ConfigError, match=r"brings no data set; name one under \[data\]"):
+        _plan(tmp_path, text)
+    text = '[data]\nname = "digits"\nsamples = 5\n' + text
+    text += '[[model]]\nname = "python:mine_for_plan:again"\n'
+    cells = _plan(tmp_path, text)
+    assert cells[0].victim.sha256 == cells[1].victim.sha256
+    assert cells[0].key != cells[1].key
+    source.write_text(source.read_text() + "# changed\n")
+    assert _plan(tmp_path, text)[0].key != cells[0].key
+
+
+def test_the_split_is_named_where_it_is_not_the_test_split(tmp_path):
+    cells = _plan(tmp_path, _TEXT, 'data.split="validation"')
+    assert cells[0].facts()["dataset"] == "digits/validation"
+
+
+def test_limits_hold_the_tolerance_of_the_set():
+    facts = cell(Push(), (0.1,)).facts()
+    assert facts["limits"] == pytest.approx([0.1 + 1e-6])
+    assert Victim("a", Plane(), "0").code == ""
+    assert torch.tensor(facts["limits"]).shape == (1,)

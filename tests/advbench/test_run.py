@@ -1,0 +1,191 @@
+"""Running cells: what is attacked, what is recorded, and what a bad attack can not do."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from advbench.attacks import PGD
+from advbench.attacks.attack import Attack, Fittable
+from advbench.bench.run import Runner, Silent, provenance, run_cells
+from tests.advbench.fakes import Plane, Push, cell
+
+
+def test_only_clean_correct_rows_are_attacked():
+    record, rows = Runner().run(cell(Push(), (0.1,)))
+    assert record["status"] == "ok"
+    assert rows["index"].tolist() == [100, 101, 102, 103, 104]
+    assert rows["clean_correct"].tolist() == [True, True, True, True, False]
+    assert rows["attacked"].tolist() == [True, True, True, True, False]
+    assert rows["success"].tolist() == [True, False, True, False, False]
+    assert rows["forwards"].tolist() == [7, 7, 7, 7, 0]
+    assert rows["prediction"].tolist() == [1, 0, 0, 1, 1]
+    assert np.isnan(rows["size"][4])
+
+
+def test_the_claim_of_an_attack_is_kept_apart_from_the_verdict():
+    _, rows = Runner().run(cell(Push(fault="claim"), (0.1,)))
+    assert rows["claimed"].tolist() == [True, True, True, True, False]
+    assert rows["success"].tolist() == [True, False, True, False, False]
+
+
+def test_nothing_is_attacked_where_nothing_is_right():
+    record, rows = Runner().run(cell(Push(fault="raise"), values=[0.9, 0.1], y=[0, 1]))
+    assert record["status"] == "ok"
+    assert not rows["attacked"].any()
+
+
+@pytest.mark.parametrize(
+    ("fault", "detail"),
+    [
+        ("raise", "ZeroDivisionError: a fault of the attack"),
+        ("exit", "SystemExit: 3"),
+        ("shape", "Error: "),
+    ],
+)
+def test_what_an_attack_raises_is_the_record_of_its_cell(fault, detail):
+    record, rows = Runner().run(cell(Push(fault=fault)))
+    assert rows is None
+    assert record["status"] == "error"
+    assert detail in record["detail"]
+    assert "tests.advbench.fakes:Push" in record["traceback"]
+    assert "Traceback" in record["traceback"]
+
+
+def test_an_interrupt_is_not_taken_for_a_fault():
+    with pytest.raises(KeyboardInterrupt):
+        Runner().run(cell(Push(fault="interrupt")))
+
+
+def test_a_bad_cell_does_not_end_the_run():
+    model = Plane()
+    cells = [cell(Push(fault="raise"), model=model), cell(Push(), model=model)]
+    found = dict(run_cells(cells, Runner()))
+    assert [record["status"] for record, _ in found.values()] == ["error", "ok"]
+
+
+def test_the_status_names_rows_that_broke_the_rules():
+    record, rows = Runner().run(cell(Push(gain=2), (0.1,)))
+    assert record["status"] == "invalid"
+    assert record["detail"] == "4 rows larger than 0.1; 1 rows outside [0, 1]" or (
+        record["detail"] == "4 rows larger than 0.1"
+    )
+    assert not rows["success"].any()
+
+
+def test_a_clean_logit_that_is_not_finite_is_a_status():
+    class Spoilt(Plane):
+        def forward(self, x):
+            return super().forward(x) / (x.flatten(1).mean(1, keepdim=True) < 0.8)
+
+    record, rows = Runner().run(cell(Push(), model=Spoilt()))
+    assert record["status"] == "nan"
+    assert rows["nan"].tolist() == [False, False, False, True, True]
+    assert rows["clean_prediction"].tolist()[3:] == [-1, -1]
+
+
+def test_out_of_memory_halves_the_batch_and_is_recorded():
+    record, rows = Runner(batch_size=8).run(cell(Push(fault="memory")))
+    assert record["batch_size"] == 2
+    assert record["out_of_memory_at"] == [8, 4]
+    assert record["status"] == "ok"
+    assert rows["success"].sum() == 2
+
+
+def test_out_of_memory_at_one_row_is_an_error():
+    class Full(Plane):
+        def forward(self, x):
+            if x.requires_grad:
+                raise RuntimeError("CUDA out of memory")
+            return super().forward(x)
+
+    record, _ = Runner(batch_size=8).run(cell(PGD(steps=2), model=Full()))
+    assert record["status"] == "error"
+    assert "out of memory" in record["detail"]
+
+
+def test_a_model_at_chance_is_warned_about(caplog):
+    Runner().run(cell(Push(), y=[1, 1, 0, 0, 0]))
+    assert "plane: clean accuracy 0.000 on fake is no better than chance" in caplog.text
+    caplog.clear()
+    Runner().run(cell(Push()))
+    assert caplog.text == ""
+
+
+def test_a_label_past_the_classes_is_an_error():
+    record, _ = Runner().run(cell(Push(), y=[0, 0, 1, 7, 0]))
+    assert "has the label 7, but the model returns 2 classes" in record["detail"]
+
+
+def test_the_clean_pass_is_made_once():
+    first = cell(Push())
+    cells = [first, *(replace(first, attack=Push(gain=gain)) for gain in (0.25, 0.5))]
+    dict(run_cells(cells, Runner()))
+    assert first.victim.model.seen.count(5) == 1
+
+
+def test_a_cell_named_twice_is_run_once():
+    model = Plane()
+    once = cell(Push(), model=model, name="a")
+    again = cell(Push(), model=model, name="b")
+    assert once.key == again.key
+    seen = []
+    for _ in run_cells([once, again], Runner()):
+        seen.append(len(model.seen))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_batch_size_is_not_in_the_rows(batch_size):
+    _, expected = Runner(batch_size=64).run(cell(PGD(steps=3), (0.06,)))
+    _, rows = Runner(batch_size=batch_size).run(cell(PGD(steps=3), (0.06,)))
+    for name in ("success", "forwards", "backwards", "prediction", "flags"):
+        assert (rows[name] == expected[name]).all(), name
+    assert rows["size"] == pytest.approx(expected["size"], nan_ok=True)
+
+
+def test_progress_hears_of_every_row():
+    class Counter(Silent):
+        total = 0
+
+        def rows(self, count):
+            self.total += count
+
+    counter = Counter()
+    Runner(progress=counter).run(cell(PGD(steps=2)))
+    assert counter.total == 5
+
+
+def test_model_and_random_state_are_left_as_they_were():
+    model = Plane().train()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    Runner().run(cell(PGD(steps=2), model=model))
+    assert model.training
+    assert model.slope.requires_grad
+    assert model.slope.grad is None
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()
+    assert before[2] == random.getstate()
+
+
+class _Fitted(Fittable, Push):
+    """Learns from training samples how far to push."""
+
+    def fit(self, model, batches, seed) -> Attack:
+        assert sum(len(y) for _, y in batches) == 5
+        return Push(gain=0.5)
+
+
+def test_an_attack_that_learns_is_fitted_to_the_training_samples():
+    _, rows = Runner().run(cell(_Fitted(), (0.2,)))
+    assert rows["size"][:4] == pytest.approx(0.1)
+
+
+def test_provenance_names_versions_and_settings():
+    facts = provenance(["advbench", "run"])
+    assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["command"] == ["advbench", "run"]

@@ -1,0 +1,198 @@
+"""The table: every number against a recount by hand from the rows."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advbench.bench.render import advice, render
+from advbench.bench.table import COLUMNS, flags_text, summary, to_csv, wilson
+
+_FIXED = [
+    *("model", "surrogate", "dataset", "attack", "perturbation", "eps", "seed", "n"),
+    *("clean_accuracy", "robust_accuracy", "robust_low", "robust_high", "success_rate"),
+    *("median_size", "forwards", "backwards", "seconds", "status", "flags"),
+]
+
+
+def _facts(key="a", attack="pgd", eps=(0.1,), seed=0, **more):
+    facts = {"key": key, "model": "m", "surrogate": "", "dataset": "d", "attack": attack}
+    facts |= {"perturbation": "linf", "eps": list(eps), "limits": [e + 1e-6 for e in eps]}
+    return facts | {"seed": seed, "n": 4} | more
+
+
+def _rows(success, size=(0.1, 0.1, 0.1, np.nan), flags=(0, 0, 0, 0), **more):
+    rows = {
+        "index": np.arange(4),
+        "clean_correct": np.array([True, True, True, False]),
+        "attacked": np.array([True, True, True, False]),
+        "success": np.array(success, bool),
+        "success_8bit": np.array(success, bool),
+        "size": np.array(size, float),
+        "forwards": np.array([1, 2, 6, 0]),
+        "backwards": np.array([0, 1, 2, 0]),
+        "flags": np.array(flags),
+        "invalid": np.zeros(4, bool),
+        "nan": np.zeros(4, bool),
+    }
+    return rows | more
+
+
+_RECORD = {"seconds": 1.5, "status": "ok"}
+
+
+def test_the_first_columns_are_fixed():
+    assert list(COLUMNS[: len(_FIXED)]) == _FIXED
+    header = to_csv([]).splitlines()[0]
+    assert header.startswith(",".join(_FIXED))
+
+
+def test_every_number_is_counted_from_the_rows():
+    rows = _rows([1, 0, 1, 0], size=(0.02, 0.1, 0.04, np.nan), flags=(1, 1, 0, 0))
+    row = summary([_facts()], {"a": (_RECORD, rows)})[0]
+    assert row["clean_accuracy"] == 0.75
+    assert row["robust_accuracy"] == 0.25
+    assert row["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
+    assert row["median_size"] == 0.03
+    assert (row["forwards"], row["backwards"]) == (3, 1)
+    assert (row["seconds"], row["status"]) == (1.5, "ok")
+    assert row["flags"] == "zero_gradient:0.67"
+    assert (row["robust_low"], row["robust_high"]) == pytest.approx(wilson(1, 4), abs=1e-6)
+
+
+def test_eight_bits_are_counted_apart():
+    rows = _rows([1, 0, 1, 0], success_8bit=np.array([True, False, False, False]))
+    row = summary([_facts()], {"a": (_RECORD, rows)})[0]
+    assert (row["robust_accuracy"], row["robust_8bit"]) == (0.25, 0.5)
+
+
+def test_one_run_for_the_smallest_change_gives_a_row_for_each_eps():
+    rows = _rows([1, 1, 1, 0], size=(0.05, 0.15, 0.25, np.nan))
+    table = summary([_facts(eps=(0.1, 0.2, 0.3))], {"a": (_RECORD, rows)})
+    attacks = [row for row in table if row["attack"] == "pgd"]
+    assert [row["robust_accuracy"] for row in attacks] == [0.5, 0.25, 0.0]
+    assert [row["median_size"] for row in attacks] == pytest.approx([0.05, 0.1, 0.15])
+
+
+def test_the_worst_case_is_taken_per_sample_over_attacks_and_seeds():
+    planned = [
+        _facts("a"),
+        _facts("b", seed=1),
+        _facts("c", attack="fgsm"),
+        _facts("d", eps=(0.2,)),
+    ]
+    found = {
+        "a": (_RECORD, _rows([1, 0, 0, 0], size=(0.1, 0.1, 0.1, np.nan))),
+        "b": (_RECORD, _rows([1, 0, 0, 0], size=(0.06, 0.1, 0.1, np.nan))),
+        "c": (_RECORD, _rows([0, 1, 0, 0], size=(0.1, 0.08, 0.1, np.nan))),
+        "d": (_RECORD, _rows([1, 1, 1, 0])),
+    }
+    table = summary(planned, found)
+    assert [row["attack"] for row in table] == ["pgd", "pgd", "fgsm", "worst", "pgd", "worst"]
+    worst = table[3]
+    assert (worst["robust_accuracy"], worst["seed"], worst["eps"]) == (0.25, None, 0.1)
+    assert worst["median_size"] == pytest.approx(0.07)
+    assert (worst["forwards"], worst["seconds"]) == (9, 4.5)
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (None, "missing"),
+        (({"status": "error", "detail": "boom"}, None), "error"),
+        ((_RECORD, _rows([1, 1, 1, 0], invalid=np.array([True, False, False, False]))), "invalid"),
+        ((_RECORD, _rows([1, 1, 1, 0], nan=np.array([True, False, False, False]))), "nan"),
+    ],
+)
+def test_a_cell_without_a_result_has_no_numbers_and_leaves_the_worst_open(found, status):
+    planned = [_facts("a"), _facts("b", attack="fgsm")]
+    results = {"b": (_RECORD, _rows([1, 0, 0, 0]))} | ({"a": found} if found else {})
+    table = summary(planned, results)
+    assert [row["status"] for row in table] == [status, "ok", "incomplete"]
+    for row in (table[0], table[2]):
+        assert row["robust_accuracy"] is None
+        assert row["success_rate"] is None
+    assert table[0]["n"] == 4
+
+
+def test_a_model_that_is_never_right_has_no_success_rate():
+    wrong = np.zeros(4, bool)
+    rows = _rows([0] * 4, clean_correct=wrong, attacked=wrong)
+    row = summary([_facts()], {"a": (_RECORD, rows)})[0]
+    assert (row["clean_accuracy"], row["robust_accuracy"]) == (0, 0)
+    assert row["success_rate"] is None
+    assert row["forwards"] is None
+
+
+def test_rows_come_by_model_in_the_order_of_the_plan():
+    planned = [_facts("a", model="z"), _facts("b", model="a", eps=(0.2,)), _facts("c", model="a")]
+    table = summary(planned, {})
+    assert [(row["model"], row["eps"]) for row in table[::2]] == [
+        ("z", 0.1),
+        ("a", 0.1),
+        ("a", 0.2),
+    ]
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_wilson_interval_solves_its_equation(counts):
+    """Both ends p satisfy |k/n - p| = z sqrt(p (1 - p) / n)."""
+    k, n = counts
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            deviation = 1.959963984540054 * (end * (1 - end) / n) ** 0.5
+            assert abs(k / n - end) == pytest.approx(deviation, abs=1e-9)
+
+
+def test_flags_are_shares_of_the_attacked():
+    assert flags_text(np.array([1, 1, 3, 1])) == "zero_gradient:1.00;non_finite:0.25"
+    assert flags_text(np.array([0, 0])) == ""
+    assert flags_text(np.array([], int)) == ""
+    assert flags_text(np.array([1] + [0] * 999)) == "zero_gradient:0.0010"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx"])
+def test_text_that_a_spreadsheet_would_run_is_quoted(text):
+    table = summary([_facts(model=text)], {})
+    read = list(csv.reader(io.StringIO(to_csv(table))))
+    assert read[1][0] == f"'{text}"
+
+
+def test_numbers_are_never_quoted():
+    table = summary([_facts(eps=(-0.5,))], {})
+    assert next(csv.DictReader(io.StringIO(to_csv(table))))["eps"] == "-0.5"
+
+
+@pytest.fixture
+def table():
+    rows = _rows([1, 0, 0, 0], flags=(1, 1, 1, 0))
+    return summary([_facts(model="a|b<script>\n"), _facts("b")], {"a": (_RECORD, rows)})
+
+
+def test_the_styles_hold_the_same_rows(table):
+    assert len(render(table, "table").splitlines()) == 1 + len(table)
+    assert len(render(table, "md").splitlines()) == 2 + len(table)
+    assert render(table, "csv") == to_csv(table)
+    parsed = json.loads(render(table, "json"))
+    assert parsed["schema_version"] == 1
+    assert parsed["rows"][0]["robust_accuracy"] == 0.5
+    assert parsed["rows"][2]["robust_accuracy"] is None
+
+
+def test_markdown_escapes_names(table):
+    line = render(table, "md").splitlines()[2]
+    assert "a\\|b&lt;script>" in line
+
+
+def test_advice_says_what_a_flag_means(table):
+    first = next(advice(table))
+    assert "pgd: zero gradient on 100 % of the attacked samples" in first
+    assert "not robustness" in first
+    failed = summary([_facts()], {"a": ({"status": "error", "detail": "boom"}, None)})
+    assert "error (boom)" in "".join(advice(failed))

@@ -1,0 +1,103 @@
+"""README is true: its commands run, its examples work, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+COMMANDS = (
+    "pip install -e . && advbench run configs/quickstart.toml",
+    'pip install -e ".[dev]" && pytest',
+)
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
+
+
+def blocks(repository: Path, language: str) -> list[str]:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def advbench(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "advbench", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_readme_has_the_two_commands(repository: Path) -> None:
+    lines = "".join(blocks(repository, "bash")).splitlines()
+    assert all(command in lines for command in COMMANDS)
+
+
+def test_ci_runs_the_readme_test_command(repository: Path) -> None:
+    script = (repository / ".ci/run").read_text(encoding="utf-8")
+    install, run = COMMANDS[1].removeprefix("pip install ").split(" && ")
+    assert re.search(rf"^pip install .*{re.escape(install)}$", script, re.MULTILINE)
+    assert re.search(rf"^{run}( |$)", script, re.MULTILINE)
+    assert re.search(r"^make check( |$)", script, re.MULTILINE)
+
+
+def test_python_examples_run(repository: Path) -> None:
+    examples = blocks(repository, "python")
+    assert len(examples) == 3
+    for example in examples:
+        scope: dict[str, object] = {"__name__": "readme"}
+        exec(compile(example, "README.md", "exec", dont_inherit=True), scope)
+        for name, value in scope.items():
+            if name.startswith("test_"):
+                value()
+
+
+def test_own_attack_of_the_readme_works(repository: Path) -> None:
+    scope: dict[str, object] = {"__name__": "readme"}
+    exec(compile(blocks(repository, "python")[-1], "README.md", "exec"), scope)
+    attack = scope["ShrinkingSteps"]
+    x, y = torch.full((4, 2), 0.5), torch.zeros(4, dtype=torch.int64)
+    outcome = attack().run(torch.nn.Identity(), x, y, eps=0.1, stop="never")
+    assert torch.allclose(outcome.x_adv, torch.tensor([0.4, 0.6]))
+
+
+@pytest.mark.slow
+def test_shell_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
+    calls = [
+        line.partition("#")[0].split()[1:]
+        for line in "".join(blocks(repository, "bash")).splitlines()
+        if line.startswith("advbench ")
+    ]
+    assert len(calls) == 4
+    for call in calls:
+        out = ["--dry-run", "--out", tmp_path] if call[0] == "run" else []
+        done = advbench(*call, *out, cwd=repository)
+        assert done.returncode == 0, f"{call}: {done.stderr}"
+
+
+@pytest.mark.slow
+def test_toml_example_is_accepted(repository: Path, tmp_path: Path) -> None:
+    (example,) = blocks(repository, "toml")
+    (tmp_path / "my.toml").write_text(example, encoding="utf-8")
+    done = advbench("check", "my.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_quickstart_keeps_its_promise(repository: Path, tmp_path: Path) -> None:
+    done = advbench("run", "configs/quickstart.toml", "--out", tmp_path, cwd=repository)
+    assert done.returncode == 0, done.stderr
+    header, *rows = (tmp_path / "summary.csv").read_text(encoding="utf-8").splitlines()
+    assert all(",ok," in row for row in rows)
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("## How to read the table")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    columns = {column for cell in named for column in re.findall(r"`(\w+)`", cell)}
+    assert columns
+    assert columns <= set(header.split(","))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(repository: Path, page: str) -> None:
+    text = (repository / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (repository / page).parent.joinpath(target).exists(), target
+    for path in re.findall(r"`(configs/[\w./-]+|advbench/[\w./-]+|attacks/|defenses/)`", text):
+        assert (repository / path).exists(), path
