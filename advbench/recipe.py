@@ -1,6 +1,6 @@
 """The schema of a recipe file: everything that decides what a training produces.
 
-[train]      epochs, seed, batch_size, loss, schedule, select
+[train]      epochs, seed, batch_size, loss, schedule, select, threads
 [optimizer]  name, lr, momentum, weight_decay
 [data]       name, samples
 [model]      an architecture: name and its fields
@@ -25,6 +25,8 @@ class Train:
         schedule: of the learning rate, by the step: "cosine" falls to 0; "one_cycle" rises to the
             rate of the optimizer over the first 30 % of training and then falls to 0.
         select: validation accuracy that decides: "clean", or "robust" (under the defences).
+        threads: of the processor. Sums come out in another order with another number, so it is
+            part of the recipe: the same recipe gives the same bits on the same machine.
     """
 
     epochs: int
@@ -33,12 +35,12 @@ class Train:
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
     select: Literal["clean", "robust"] = "clean"
+    threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"epochs and batch_size must be positive; got {self.epochs} and {self.batch_size}"
-            )
+        for name in ("epochs", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be 0 to 2**32 - 1; got {self.seed}")
 

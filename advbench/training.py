@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,12 +49,12 @@ Progress = Callable[[Epoch], None]
 def train(
     recipe: Recipe, *, data: Samples, validation: Samples, progress: Progress | None = None
 ) -> Trained:
-    """Train a network; the same recipe, data and thread count give the same bits.
+    """Train a network; the same recipe and data give the same bits on the same machine.
 
-    The global random state is left as it was. Raises FloatingPointError where the loss ceases to be
-    finite.
+    The global random state and the number of threads are left as they were. Raises
+    FloatingPointError where the loss ceases to be finite.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _threads(recipe.train.threads):
         torch.default_generator.manual_seed(recipe.train.seed)
         model = make_model(recipe.model, recipe.normalize, data)
         # The same sums in another order; pooling and convolution are up to twice as fast.
@@ -75,6 +76,16 @@ def train(
     model.load_state_dict(state)
     model = model.to(memory_format=torch.contiguous_format).eval()
     return Trained(model, best[1], tuple(history))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_model(
@@ -225,7 +236,7 @@ def run_recipe(config: Path, out: Path, progress: Progress | None = None) -> Pat
         "parameters": sum(weight.numel() for weight in trained.model.parameters()),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "threads": recipe.train.threads,
     }
     target = out / f"{config.stem}.safetensors"
     write_atomic(target, weights)

@@ -153,7 +153,7 @@ def test_selection_can_go_by_robust_accuracy(samples: Samples, validation: Sampl
 def test_impossible_recipes() -> None:
     with pytest.raises(ValueError, match="needs a \\[\\[defense\\]\\]"):
         recipe(train=Train(epochs=1, select="robust"))
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="epochs must be at least 1; got 0"):
         Train(epochs=0)
     with pytest.raises(ValueError, match="seed must be 0 to"):
         Train(epochs=1, seed=-1)
