@@ -3,7 +3,7 @@
     [run]       seed, device, batch_size
     [data]      name, split, samples, root
     [[model]]   name, label, sha256, for a file architecture, shape, classes, mean, std
-    [[attack]]  name, eps, label, budget, and every field of the attack itself
+    [[attack]]  name, eps, label, budget, eot, and every field of the attack itself
 
 A list where one value is expected (seed, eps, any field of an attack) makes a grid. The dataclass
 of an attack is the schema of its table. Importing this module imports no torch; reading a file that
@@ -45,7 +45,13 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_ENTRY = ("budget", "eps", "label", "name")  # keys of [[attack]] that are not fields of the attack
+_ENTRY = (
+    "budget",
+    "eot",
+    "eps",
+    "label",
+    "name",
+)  # keys of [[attack]] that are not fields of the attack
 
 
 @dataclass(frozen=True)
@@ -153,13 +159,18 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class AttackEntry:
-    """One attack at one point of its grid, and the scales to run it at."""
+    """One attack at one point of its grid, and the scales to run it at.
+
+    `budget` is the most forward passes of a sample, `eot` the draws of a randomised model over
+    which each query takes the mean.
+    """
 
     name: str
     attack: Any
     eps: tuple[Eps, ...]
     label: str | None = None
     budget: int | None = None
+    eot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -214,9 +225,8 @@ def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEn
         return []
     eps = _scales(reader, table, keys)
     label = reader.value(str, table["label"], (*keys, "label")) if "label" in table else None
-    budget = reader.value(int, table["budget"], (*keys, "budget")) if "budget" in table else None
-    if isinstance(budget, int) and budget < 1:
-        reader.fail((*keys, "budget"), f"expected at least 1 query; got {budget}")
+    budget = _count(reader, table, "budget", keys)
+    eot = _count(reader, table, "eot", keys)
     cls = reader.named("attacks", name, (*keys, "name"))
     if cls is INVALID:
         return []
@@ -228,7 +238,17 @@ def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEn
     built = [attack for attack in attacks if attack is not INVALID]
     for attack in built:
         _check_unit(reader, attack, eps, keys)
-    return [AttackEntry(name, attack, eps, label, budget) for attack in built]
+    return [AttackEntry(name, attack, eps, label, budget, eot) for attack in built]
+
+
+def _count(reader: Reader, table: dict[str, Any], key: str, keys: Keys) -> Any:
+    """A whole number of at least 1, if the key is there."""
+    if key not in table:
+        return None
+    count = reader.value(int, table[key], (*keys, key))
+    if isinstance(count, int) and count < 1:
+        return reader.fail((*keys, key), f"expected a whole number of at least 1; got {count}")
+    return count
 
 
 def _axes(reader: Reader, cls: type, table: dict[str, Any], keys: Keys) -> dict[str, list[Any]]:

@@ -88,7 +88,13 @@ class Adversary(ABC):
         """Return two or more instances that run in a moment, for the contract suite."""
 
     def __post_init__(self) -> None:
-        checks.fields(type(self).__name__, {f.name: getattr(self, f.name) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        checks.fields(type(self).__name__, values)
+        if "attack" in values and not isinstance(values["attack"], Attack):
+            raise TypeError(
+                f"{type(self).__name__}: attack must be an Attack value such as PGD(); got "
+                f"{values['attack']!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

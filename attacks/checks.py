@@ -13,6 +13,8 @@ _BOX_TOLERANCE = 1e-6
 _COUNTS = ("steps", "restarts", "points", "blocks", "rounds")
 _POSITIVE = ("step_size",)
 _NON_NEGATIVE = ("decay",)
+_SHARES = ("share",)
+_SWITCHES = ("random_start",)
 
 
 def fields(owner: str, values: Mapping[str, object]) -> None:
@@ -25,6 +27,10 @@ def fields(owner: str, values: Mapping[str, object]) -> None:
             raise ValueError(f"{owner}: {name} must be a number above 0; got {value!r}")
         if name in _NON_NEGATIVE and not (number and 0 <= value < float("inf")):  # type: ignore[operator]
             raise ValueError(f"{owner}: {name} must be a number of at least 0; got {value!r}")
+        if name in _SHARES and not (number and 0 < value <= 1):  # type: ignore[operator]
+            raise ValueError(f"{owner}: {name} must lie in (0, 1]; got {value!r}")
+        if name in _SWITCHES and not isinstance(value, bool):
+            raise TypeError(f"{owner}: {name} must be True or False; got {value!r}")
         for kind, word in ((Perturbation, "perturbation"), (Loss, "loss")):
             if name == word and not isinstance(value, kind):
                 raise TypeError(

@@ -21,10 +21,15 @@ def frozen(model: Model, seed: int = 0) -> Iterator[None]:
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
+    buffers = [
+        (module, name, buffer)
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     modes = [module.training for module in modules]
     required = [parameter.requires_grad for parameter in parameters]
-    contents = [buffer.clone() for buffer in buffers]
+    contents = [buffer.clone() for _, _, buffer in buffers]
     devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
     with (
         torch.random.fork_rng(devices=devices),
@@ -45,7 +50,8 @@ def frozen(model: Model, seed: int = 0) -> Iterator[None]:
                 module.training = mode
             for parameter, flag in zip(parameters, required, strict=True):
                 parameter.requires_grad_(flag)
-            for buffer, content in zip(buffers, contents, strict=True):
+            for (module, name, buffer), content in zip(buffers, contents, strict=True):
+                module._buffers[name] = buffer  # the model may have put another in its place
                 if not torch.equal(buffer, content):
                     buffer.data.copy_(content)
 

@@ -1,7 +1,7 @@
 """From a configuration to cells: every combination to run, each with an address of its content.
 
 The key of a cell hashes what its numbers depend on: weights, samples, attack with all its fields,
-eps, budget, seed, dtype and the format of the rows. Batch size and device are not in it.
+eps, budget, EOT, seed, dtype and the format of the rows. Batch size and device are not in it.
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ class Cell:
     eps: tuple[float, ...]
     seed: int
     budget: int | None = None
+    eot: int | None = None
 
     @property
     def scale(self) -> float:
@@ -84,6 +85,7 @@ class Cell:
             "attack": plain(self.attack),
             "eps": self.scale,
             "budget": self.budget,
+            "eot": self.eot,
             "seed": self.seed,
             "dtype": str(self.selection.samples.x.dtype),
         }
@@ -158,14 +160,19 @@ def cells(
             groups = [scales] if entry.attack.finds == "smallest" else [(s,) for s in scales]
             for eps in groups:
                 for seed in seeds:
-                    cell = Cell(victim, selection, name, entry.attack, eps, seed, entry.budget)
+                    cell = Cell(
+                        victim, selection, name, entry.attack, eps, seed, entry.budget, entry.eot
+                    )
                     found.setdefault((victim.label, name, cell.key), cell)
     return list(found.values())
 
 
 def names(entries: Sequence[AttackEntry]) -> list[str]:
     """Name each entry: its label or attack, and the fields in which its namesakes differ."""
-    described = [(e.label or e.name, {**_fields(e.attack), "budget": e.budget}) for e in entries]
+    described = [
+        (e.label or e.name, {**_fields(e.attack), "budget": e.budget, "eot": e.eot})
+        for e in entries
+    ]
     result = []
     for base, own in described:
         others = [fields for other, fields in described if other == base]

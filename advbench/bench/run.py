@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from advbench import registry
 from advbench.attacks.attack import Attack, Fittable
+from advbench.attacks.query import EOT
 from advbench.bench.judge import classes, judge, predict
 from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.store import Rows, Store
@@ -132,6 +133,7 @@ class Runner:
             correct=torch.ones(len(x), dtype=torch.bool),
             batch_size=batch_size,
             budget=cell.budget,
+            eot=None if cell.eot is None else EOT(cell.eot),
             progress=self.progress.rows,
         )
         seconds = time.perf_counter() - started

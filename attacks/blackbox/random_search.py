@@ -27,6 +27,8 @@ class RandomSearch(Rule[Best]):
 
     Needs scores, no gradient. Source: Rastrigin, "The convergence of the random search method in
     the extremal control of a many-parameter system", Automation and Remote Control 24, 1963.
+    New values are drawn where the set is largest, along a random direction as far as eps goes
+    (under Linf, corners of the cube): the worst case of a nearly linear model lies there.
     ``share`` is the expected share of the parameters that a step redraws. Cost: steps forward
     passes.
     """
@@ -52,8 +54,10 @@ class RandomSearch(Rule[Best]):
 
     def step(self, state: Best, query: Query, problem: Problem) -> Best:
         """Try one change: all parameters at first, a share of them afterwards."""
-        fresh = self.perturbation.draw(problem.x, problem.eps, problem.draws)
-        chance = problem.draws.fork(2).uniform(fresh.shape[1:], fresh.dtype)
+        zero = self.perturbation.zero(problem.x)
+        direction = problem.draws.normal(zero.shape[1:], zero.dtype)
+        fresh = self.perturbation.steepest(problem.x, zero, direction, problem.eps)
+        chance = problem.draws.fork(1).uniform(fresh.shape[1:], fresh.dtype)
         redrawn = (chance < self.share) | lift(problem.t == 0, fresh)
         p = torch.where(redrawn, fresh, state.p)
         p = self.perturbation.project(problem.x, p, problem.eps)

@@ -82,6 +82,7 @@ def test_every_part_of_the_content_changes_the_key(monkeypatch):
         dataclasses.replace(base, eps=(0.2,)),
         dataclasses.replace(base, seed=1),
         dataclasses.replace(base, budget=10),
+        dataclasses.replace(base, eot=10),
     ]
     keys = [base.key, *(one.key for one in variants)]
     monkeypatch.setattr(Push, "version", 2)

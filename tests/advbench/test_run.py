@@ -1,14 +1,16 @@
 """Running cells: what is attacked, what is recorded, and what a bad attack can not do."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from advbench.attacks import PGD
+from advbench.attacks import PGD, Linf, Perturbation
 from advbench.attacks.attack import Attack, Fittable
+from advbench.attacks.query import Access
 from advbench.bench.run import Runner, Silent, provenance, run_cells
 from tests.advbench.fakes import Plane, Push, cell
 
@@ -171,8 +173,16 @@ def test_model_and_random_state_are_left_as_they_were():
     assert before[2] == random.getstate()
 
 
-class _Fitted(Fittable, Push):
+@dataclass(frozen=True, kw_only=True)
+class _Fitted(Fittable):
     """Learns from training samples how far to push."""
+
+    access: ClassVar[Access] = "none"
+    perturbation: Perturbation = Linf()
+
+    @classmethod
+    def examples(cls):
+        return cls(), cls()
 
     def fit(self, model, batches, seed) -> Attack:
         assert sum(len(y) for _, y in batches) == 5
@@ -182,6 +192,15 @@ class _Fitted(Fittable, Push):
 def test_an_attack_that_learns_is_fitted_to_the_training_samples():
     _, rows = Runner().run(cell(_Fitted(), (0.2,)))
     assert rows["size"][:4] == pytest.approx(0.1)
+
+
+def test_eot_multiplies_what_a_query_costs():
+    once = cell(PGD(steps=3), (0.01,))
+    _, rows = Runner().run(once)
+    _, averaged = Runner().run(replace(once, eot=5))
+    assert (averaged["forwards"] == 5 * rows["forwards"]).all()
+    assert (averaged["backwards"] == 5 * rows["backwards"]).all()
+    assert rows["forwards"].any()
 
 
 def test_provenance_names_versions_and_settings():
