@@ -1,0 +1,279 @@
+"""Checks of what comes back: its form, its legality, and that its claims are true."""
+
+from functools import partial
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from advbench.attacks.attack import Attack, Outcome, Stop
+from advbench.attacks.criterion import Criterion, margin
+from advbench.attacks.flags import Flag
+from advbench.attacks.losses import Loss
+from advbench.attacks.search import Rule
+from advbench.testing.requirement import require, require_same, rows
+from advbench.testing.victims import (
+    SHAPE,
+    Affine,
+    After,
+    Case,
+    Watched,
+    Wavy,
+    case,
+    inputs,
+    linear,
+    scale,
+    smooth,
+)
+
+_BOX_TOLERANCE = 1e-6
+_STOPS: tuple[Stop, ...] = get_args(Stop)
+
+
+def check_shapes(attack: Attack) -> None:
+    """Grey, colour, oblong and flat inputs, one row or none: the answer has their shape."""
+    for shape in ((1, 4, 5), (3, 2, 4), (12,)):
+        for count in (0, 1, 2):
+            model, x, y, _ = linear(shape=shape, count=count)
+            for stop in _STOPS:
+                _check_form(attack, attack.run(model, x, y, eps=scale(attack, x, 0.1), stop=stop))
+                x_adv = attack(model, x, y, eps=scale(attack, x, 0.1), stop=stop)
+                require(x_adv.shape == x.shape, attack, f"{x.shape} became {x_adv.shape}")
+
+
+def _check_form(attack: Attack, outcome: Outcome) -> None:
+    count = len(outcome.x_adv)
+    for name, value in outcome._asdict().items():
+        require(value.shape[:1] == (count,), attack, f"{name} must have a row per sample")
+        if name not in ("x_adv", "p"):
+            require(value.dim() == 1, attack, f"{name} must be (N,); got {tuple(value.shape)}")
+        kind = {"success": torch.bool}.get(name, torch.int64)
+        if name in ("success", "forwards", "backwards", "steps", "flags"):
+            require(value.dtype == kind, attack, f"{name} must be {kind}; got {value.dtype}")
+    require(outcome.x_adv.flatten(1).isfinite().all(1), attack, "x_adv must be finite")
+
+
+def check_precision(attack: Attack) -> None:
+    """Half, single and double precision come back as they came, whatever that of the model."""
+    for weights in (torch.float32, torch.float64):
+        model, x, y, _ = linear(dtype=weights, count=2)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            got = attack.run(model, x.to(dtype), y, eps=scale(attack, x, 0.1)).x_adv
+            require(got.dtype == dtype, attack, f"{dtype} came back as {got.dtype}")
+            require(got.device == x.device, attack, "the answer lies on another device")
+
+
+def _extreme() -> tuple[Case, Tensor]:
+    """Inputs on the bounds, near them and inside, and scales of eps per row."""
+    model, _, _, _ = smooth()
+    spread = 0.5 + 0.8 * inputs(8, 6, SHAPE, torch.float32).sub(0.5).mul(4)
+    given = case(model.float(), spread.clamp(0, 1))
+    return given, torch.tensor([0.01, 0.05, 0.1, 0.3, 0.7, 1.0])
+
+
+def check_box(attack: Attack) -> None:
+    """Every answer lies in [0, 1], from inputs on the bounds as well."""
+    (model, x, y, _), shares = _extreme()
+    for stop in _STOPS:
+        found = attack.run(model, x, y, eps=scale(attack, x, 1) * shares, stop=stop)
+        x_adv = found.x_adv.flatten(1)
+        inside = (x_adv >= -_BOX_TOLERANCE) & (x_adv <= 1 + _BOX_TOLERANCE)
+        require(inside.all(1), attack, "x_adv leaves [0, 1]")
+
+
+def check_size(attack: Attack) -> None:
+    """No change is larger than its own eps, measured in 64 bits, and it makes the answer."""
+    (model, x, y, _), shares = _extreme()
+    eps = scale(attack, x, 1) * shares
+    for stop in _STOPS:
+        outcome = attack.run(model, x, y, eps=eps, stop=stop)
+        clean, p = x.double(), outcome.p.double()
+        size = attack.perturbation.size(clean, p)
+        legal = size <= attack.perturbation.limit(eps.double())
+        require(legal, attack, f"changes of size {size.tolist()} for eps {eps.tolist()}")
+        gap = (attack.perturbation.apply(clean, p) - outcome.x_adv).flatten(1).abs().amax(1)
+        require(gap <= _BOX_TOLERANCE, attack, "x_adv is not what the parameters p make of x")
+        told = torch.isclose(outcome.size.double(), size, rtol=1e-5, atol=1e-6)
+        if attack.finds == "smallest":
+            told = torch.where(outcome.success, told, outcome.size == torch.inf)
+        require(told, attack, f"sizes are {size.tolist()} but told as {outcome.size.tolist()}")
+
+
+def check_claims(attack: Attack) -> None:
+    """A success is one when the answer is shown to the model again, and so is a failure."""
+    model, x, y, targets = smooth(count=12)
+    eps = scale(attack, x, 1) * torch.tensor([0.02, 0.1, 0.5]).repeat(4)
+    for stop in _STOPS:
+        for aims in (None, targets):
+            found = attack.run(model, x, y, eps=eps, targets=aims, stop=stop)
+            real = Criterion(y, aims).success(model(found.x_adv))
+            require(found.success == real, attack, "success is claimed wrongly")
+
+
+def check_best_is_kept(attack: Attack) -> None:
+    """Of all that was asked, the answer is a success if there was one, and then the strongest."""
+    for sample in range(4):
+        model = Watched(Wavy())
+        given = case(model.model, inputs(9 + sample, 1, SHAPE, torch.float64))
+        found = attack.run(model, given.x, given.y, eps=scale(attack, given.x, 0.3), stop="never")
+        logits = torch.cat([logits for _, logits in model.seen])
+        lead = -margin(logits, given.y.expand(len(logits)))
+        require(found.success == (lead > 0).any(), attack, "a success that was seen is lost")
+        if isinstance(attack, Rule) and attack.access in ("gradient", "scores"):
+            rule: Loss = attack.loss
+            best = rule(logits, Criterion(given.y.expand(len(logits)))).amax()
+            own = rule(model.model(found.x_adv), Criterion(given.y))
+            require(own >= best - 1e-9, attack, f"loss {best:.6f} was seen, {own[0]:.6f} returned")
+
+
+def check_costs(attack: Attack) -> None:
+    """The passes that are told are those that the model saw."""
+    for stop in _STOPS:
+        for batch_size in (None, 2):
+            model, x, y, _ = smooth(count=3)
+            watched = Watched(model)
+            found = attack.run(
+                watched, x, y, eps=scale(attack, x, 0.05), stop=stop, batch_size=batch_size
+            )
+            told = int(found.forwards.sum()), int(found.backwards.sum())
+            seen = watched.forwards, watched.backwards
+            require(told == seen, attack, f"(forwards, backwards) told {told}, seen {seen}")
+
+
+def check_budget(attack: Attack) -> None:
+    """No row passes the budget; one that is large enough changes nothing; a cut is flagged."""
+    model, x, y, _ = smooth(count=3)
+    eps = scale(attack, x, 0.05)
+    whole = attack.run(model, x, y, eps=eps, stop="never")
+    cost = int(whole.forwards.max())
+    for budget in sorted({1, 2, 3, cost - 1, cost, cost + 1} - {0}):
+        watched = Watched(model)
+        found = attack.run(watched, x, y, eps=eps, stop="never", budget=budget)
+        require(found.forwards <= budget, attack, f"{found.forwards.tolist()} passes of {budget}")
+        require(watched.forwards <= budget * len(x), attack, f"uncounted passes beyond {budget}")
+        cut = (found.flags & Flag.OUT_OF_BUDGET) != 0
+        require(cut == (budget < whole.forwards), attack, f"budget {budget}: flag OUT_OF_BUDGET")
+        if budget >= cost:
+            require_same(attack, found, whole, f"under a budget of {budget} that it can keep")
+
+
+def _refuse_gradients(x: Tensor, logits: Tensor) -> Tensor:
+    if x.requires_grad:
+        raise AssertionError("the input requires a gradient")
+    return logits
+
+
+def _decide(x: Tensor, logits: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(x.dtype)
+
+
+def check_access(attack: Attack) -> None:
+    """Without access to gradients none is asked for; without scores the answer needs none."""
+    model, x, y, _ = smooth()
+    eps = scale(attack, x, 0.2)
+    if attack.access == "gradient":
+        found = attack.run(model, x, y, eps=eps, stop="never")
+        require(bool(found.backwards.any()), attack, "declares access to gradients and uses none")
+        return
+    try:
+        found = attack.run(After(model, _refuse_gradients), x, y, eps=eps, stop="never")
+    except AssertionError as error:
+        require(False, attack, f"declares access to {attack.access}, but {error}")
+    require(found.backwards == 0, attack, "counts backward passes it must not need")
+    if attack.access in ("labels", "none"):
+        blind = attack.run(After(model, _decide), x, y, eps=eps, stop="never")
+        same = (blind.x_adv - found.x_adv).flatten(1).abs().amax(1) < 1e-9
+        require(same, attack, f"access to {attack.access}, but scores change the answer")
+
+
+def check_constant_model(attack: Attack) -> None:
+    """A model that nothing can change: no success, nothing that is not finite, and a flag."""
+    model, x, _, _ = linear()
+    assert isinstance(model, Affine)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([1.5, 1.0, -2.0]))
+    y = torch.zeros(len(x), dtype=torch.int64)
+    for stop in _STOPS:
+        found = attack.run(model, x, y, eps=scale(attack, x, 0.2), stop=stop)
+        require(~found.success, attack, "fools a constant model")
+        require(found.x_adv.flatten(1).isfinite().all(1), attack, "x_adv is not finite")
+        require(found.loss.isfinite(), attack, "loss is not finite")
+        if attack.access == "gradient":
+            told = (found.flags & Flag.ZERO_GRADIENT) != 0
+            require(told, attack, "a gradient of zero is not flagged")
+
+
+def check_ties(attack: Attack) -> None:
+    """The label and another class with the same score: not a success."""
+    model, x, _, _ = linear()
+    tied = After(model, lambda _, z: torch.stack([z[:, 0], z[:, 0], z[:, 0] - 1], 1))
+    y = torch.zeros(len(x), dtype=torch.int64)
+    for stop in _STOPS:
+        for targets in (None, y + 1):
+            found = attack.run(tied, x, y, eps=scale(attack, x, 0.2), targets=targets, stop=stop)
+            require(~found.success, attack, "takes a tie for a success")
+
+
+def check_nan_rows(attack: Attack) -> None:
+    """Logits that are NaN are flagged and no success, and other rows do not notice."""
+    model, x, y, _ = smooth(count=6)
+    bright = torch.tensor([True, False, True, False, False, True])
+    x = torch.where(bright.view(-1, 1, 1, 1), 0.8 + (x - 0.5) / 4, 0.2 + (x - 0.5) / 4)
+    y = torch.where(bright, 1, case(model, x).y)
+    broken = After(model, lambda x, z: z.where(x.flatten(1).mean(1, keepdim=True) < 0.5, torch.nan))
+    eps = scale(attack, x, 0.05)
+    for stop in _STOPS:
+        found = attack.run(broken, x, y, eps=eps, stop=stop)
+        require(~found.success[bright], attack, "takes NaN for a success")
+        require(found.x_adv.flatten(1).isfinite().all(1), attack, "x_adv is not finite")
+        flagged = (found.flags[bright] & Flag.NON_FINITE) != 0
+        require(flagged, attack, "NaN is not flagged")
+        alone = attack.run(model, x[~bright], y[~bright], eps=eps, stop=stop, ids=_ids(~bright))
+        require_same(attack, rows(found, ~bright), alone, "differs beside a row of NaN")
+
+
+def _ids(mask: Tensor) -> Tensor:
+    return mask.nonzero().squeeze(1)
+
+
+def check_misclassified(attack: Attack) -> None:
+    """A row that is wrong as it is stays untouched, and costs the one pass that found out."""
+    model, x, y, targets = smooth()
+    wrong = torch.tensor([True, False, True, False])
+    y = torch.where(wrong, targets, y)
+    found = rows(attack.run(model, x, y, eps=scale(attack, x, 0.1), stop="success"), wrong)
+    require(found.success, attack, "a row that is wrong as it is counts as correct")
+    same = (found.x_adv == x[wrong]).flatten(1).all(1)
+    require(same, attack, "a row that is wrong as it is was changed")
+    require(found.size == 0, attack, "the size of no change is 0")
+    require((found.forwards == 1) & (found.backwards == 0), attack, "pays for a finished row")
+    told = attack.run(model, x, y, eps=scale(attack, x, 0.1), correct=~wrong)
+    require(told.forwards[wrong] == 0, attack, "pays for rows that are told to be wrong")
+
+
+def _add(shift: float, x: Tensor, logits: Tensor) -> Tensor:
+    return logits + shift
+
+
+def check_logit_shift(attack: Attack) -> None:
+    """A number added to all logits changes no decision, so it changes no answer."""
+    model, x, y, _ = smooth()
+    eps = scale(attack, x, 0.1)
+    plain = attack.run(model, x, y, eps=eps, stop="never")
+    for shift in (-100.0, 100.0):
+        shifted = After(model, partial(_add, shift))
+        moved = attack.run(shifted, x, y, eps=eps, stop="never")
+        gap = (plain.x_adv - moved.x_adv).flatten(1).abs().amax(1)
+        require(gap < 1e-6, attack, f"logits {shift:+g} change the answer")
+        require(plain.success == moved.success, attack, f"logits {shift:+g} change the verdict")
+
+
+def check_probabilities(attack: Attack) -> None:
+    """Outputs that are probabilities are flagged, logits are not."""
+    model, x, y, _ = smooth()
+    soft = After(model, lambda _, z: z.softmax(1))
+    for victim, expected in ((soft, True), (model, False)):
+        found = attack.run(victim, x, y, eps=scale(attack, x, 0.1))
+        told = (found.flags & Flag.PROBABILITIES) != 0
+        require(told == expected, attack, f"flag PROBABILITIES must be {expected}")

@@ -1,0 +1,106 @@
+"""Checks that an attack finds what is there, and nothing that is not."""
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from advbench.attacks.attack import Attack, Stop
+from advbench.attacks.flags import Flag
+from advbench.attacks.search import Rule
+from advbench.testing.halfspace import distance, knows
+from advbench.testing.requirement import require
+from advbench.testing.victims import SHAPE, Affine, Case, Stalled, case, inputs, linear, scale
+
+_STOPS: tuple[Stop, ...] = get_args(Stop)
+_GENEROUS = 4.0
+"""Times the exact distance at which any attack with gradients, however short, succeeds."""
+
+
+def half_space(count: int = 6) -> tuple[Case, Tensor, Tensor]:
+    """Return a two-class linear victim, the direction ``w`` (d,) of its lead and the leads (N,)."""
+    x = inputs(11, count, SHAPE, torch.float64)
+    model = Affine(12, x[0].numel(), 2, torch.float64)
+    with torch.no_grad():
+        w = model.weight[1] - model.weight[0]
+        model.bias[0], model.bias[1] = 0, -(x.flatten(1) @ w).mean()
+        given = case(model, x)
+        lead = (x.flatten(1) @ w + model.bias[1]).abs()
+    return given, w, lead
+
+
+def distances(attack: Attack, given: Case, w: Tensor, lead: Tensor) -> Tensor:
+    """Return the exact distance of each row (N,) to the boundary inside the box."""
+    x, y = given.x.flatten(1), given.y
+    found = distance(attack.perturbation, w, x, lead)
+    return torch.where(y == 1, found, distance(attack.perturbation, -w, x, lead))
+
+
+def check_zero_eps(attack: Attack) -> None:
+    """An eps of zero is the input itself, without a gradient."""
+    model, x, y, _ = linear()
+    for stop in _STOPS:
+        found = attack.run(model, x, y, eps=0.0, stop=stop)
+        require(torch.equal(found.x_adv, x), attack, "eps = 0 changes the input")
+        require(~found.success, attack, "eps = 0 is a success")
+        if attack.finds == "inside":
+            require(found.backwards == 0, attack, "eps = 0 takes a gradient")
+
+
+def check_half_space(attack: Attack) -> None:
+    """On a half-space nothing succeeds short of the exact distance, gradients do well beyond it."""
+    if not knows(attack.perturbation):
+        return
+    given, w, lead = half_space()
+    exact = distances(attack, given, w, lead)
+    targets = 1 - given.y
+    near, far = exact * 0.98, (exact * _GENEROUS).clamp_max(scale(attack, given.x, 1))
+    x, y, eps = given.x.repeat(2, 1, 1, 1), given.y.repeat(2), torch.cat([near, far])
+    for stop in _STOPS:
+        for aims in (None, targets.repeat(2)):
+            found = attack.run(given.model, x, y, eps=eps, targets=aims, stop=stop).x_adv
+            below, beyond = (given.model(found).argmax(1) != y).chunk(2)
+            require(~below, attack, "succeeds at 0.98 times the exact distance")
+            if attack.access == "gradient":
+                require(beyond, attack, f"fails at {_GENEROUS:g} times the exact distance")
+
+
+def check_monotone(attack: Attack) -> None:
+    """On a half-space an attack with gradients that succeeds also does so with a larger eps."""
+    if attack.access != "gradient":
+        return
+    given, _, _ = half_space()
+    count, shares = len(given.x), torch.tensor([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    eps = scale(attack, given.x, 1) * shares.repeat_interleave(count)
+    x, y, ids = given.x.repeat(6, 1, 1, 1), given.y.repeat(6), torch.arange(count).repeat(6)
+    found = attack.run(given.model, x, y, eps=eps, ids=ids, stop="never").success.view(6, count)
+    for share, before, now in zip(shares[1:], found, found[1:], strict=False):
+        require(now | ~before, attack, f"fails at {share:.3f} of the box, succeeds with less")
+    require(found[-1], attack, "does not cross a half-space with the whole box to move in")
+
+
+def check_targeted(attack: Attack) -> None:
+    """With targets only the target counts, among 2, 3, 4 and 10 classes, and gradients reach it."""
+    for classes in (2, 3, 4, 10):
+        model, x, y, targets = linear(classes)
+        for stop in _STOPS if classes == 3 else _STOPS[:1]:
+            eps = scale(attack, x, 0.5)
+            found = attack.run(model, x, y, eps=eps, targets=targets, stop=stop)
+            reached = model(found.x_adv).argmax(1) == targets
+            require(found.success == reached, attack, "success is not to reach the target")
+        if attack.access == "gradient":
+            require(found.success.float().mean() >= 0.5, attack, f"misses targets of {classes}")
+
+
+def check_zero_gradient_at_start(attack: Attack) -> None:
+    """One gradient of zero at the first step is flagged and does not stop the search for good."""
+    if attack.access != "gradient":
+        return
+    given, _, _ = half_space()
+    eps = scale(attack, given.x, 0.3)
+    for stop in _STOPS:
+        found = attack.run(Stalled(given.model), given.x, given.y, eps=eps, stop=stop)
+        require(found.x_adv.flatten(1).isfinite().all(1), attack, "x_adv is not finite")
+        require((found.flags & Flag.ZERO_GRADIENT) != 0, attack, "the zero gradient has no flag")
+        if isinstance(attack, Rule) and attack.steps > 1:
+            require(found.success, attack, "one gradient of zero stops the search for good")
