@@ -1,4 +1,4 @@
-.PHONY: check test bench zoo FORCE
+.PHONY: check test golden bench zoo FORCE
 
 check:
 	ruff check .
@@ -7,6 +7,10 @@ check:
 
 test:
 	pytest
+
+# Rewrites the golden numbers of the attacks; review the difference and raise versions.
+golden:
+	python -m tests.golden
 
 bench:
 	python -m advbench.benchmarks.peers

@@ -12,9 +12,9 @@ from advbench.attacks import checks
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.flags import Flag
 from advbench.attacks.perturbations.perturbation import Perturbation
-from advbench.attacks.query import EOT, Access, Finds, Record, check_labels
+from advbench.attacks.query import EOT, Access, Finds, Record
 from advbench.attacks.rows import map_rows, put, take
-from advbench.attacks.victim import Model, Victim, frozen
+from advbench.attacks.victim import Model, Victim, device_of, frozen
 
 Stop = Literal["success", "never"]
 Progress = Callable[[int], None]
@@ -90,16 +90,22 @@ class Adversary(ABC):
     def __post_init__(self) -> None:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         checks.fields(type(self).__name__, values)
-        if "attack" in values and not isinstance(values["attack"], Attack):
+        inner = values.get("attack", self)
+        if inner is not self and not (isinstance(inner, Attack) and inner.finds == "inside"):
             raise TypeError(
-                f"{type(self).__name__}: attack must be an Attack value such as PGD(); got "
-                f"{values['attack']!r}"
+                f"{type(self).__name__}: attack must be one that searches inside a set, such as "
+                f"PGD(); got {inner!r}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(Adversary):
     """An attack: its fields are hyper-parameters, its call is the problem."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """The most queries that the search spends on a sample: forward passes, without EOT."""
 
     @abstractmethod
     def find(self, task: Task, record: Record) -> Record:
@@ -155,9 +161,9 @@ class Attack(Adversary):
             targets: classes to reach (N,); without them any wrong class is a success.
             seed: 0 to 2^32 - 1. Random numbers depend on it and on ``ids`` alone.
             ids: a number per sample (N,) that keys its randomness; 0 to N - 1 by default.
-            stop: "success" leaves a sample as soon as it is fooled, and leaves one that is fooled
-                already untouched; "never" uses all steps on every sample and keeps the strongest
-                answer, as adversarial training and transfer want it.
+            stop: "success" leaves a sample as soon as it is fooled, and one that is fooled as it
+                is, or has an eps of 0, untouched; "never" uses all steps on every sample and keeps
+                the strongest answer, as adversarial training and transfer want it.
             correct: (N,) bool, the samples known not to be fooled as they are. With
                 ``stop="success"`` it saves the one forward pass that finds out.
             batch_size: most samples in flight at once; all of them by default.
@@ -181,19 +187,17 @@ class Attack(Adversary):
         checks.positive("budget", budget)
         radius = checks.radius(eps, x, self.perturbation, self.finds)
         with frozen(model, seed):
-            victim = Victim(model, x)
+            device = device_of(model, x)
             working = torch.float64 if x.dtype == torch.float64 else torch.float32
-            images = checks.inside_box(x).to(victim.device, working)
-            device = images.device
-            count = len(x)
             aims = None if targets is None else targets.to(device, torch.int64)
-            numbers = torch.arange(count) if ids is None else ids
+            criterion = Criterion(y.to(device, torch.int64), aims)
+            numbers = torch.arange(len(x)) if ids is None else ids
             task = Task(
-                victim,
-                images,
+                Victim(model, x, criterion),
+                checks.inside_box(x).to(device, working),
                 radius.to(device, working),
-                Criterion(y.to(device, torch.int64), aims),
-                checks.identities(numbers, count).to(device),
+                criterion,
+                checks.identities(numbers, len(x)).to(device),
                 seed,
                 stop,
                 batch_size,
@@ -206,17 +210,15 @@ class Attack(Adversary):
 
     def _attack(self, task: Task, correct: Tensor | None) -> Record:
         record = Record.blank(self.perturbation.zero(task.x))
-        open_ = torch.ones(len(task.x), dtype=torch.bool, device=task.x.device)
-        if task.stop == "success" or self.finds == "smallest":
-            if correct is None:
-                record = self._look_clean(task, record)
-                open_ = ~record.success
-            else:
-                open_ = checks.mask("correct", correct, len(task.x)).to(open_.device)
-                record = record._replace(success=~open_)
-            record = record._replace(size=torch.where(open_, record.size, 0))
-        if self.finds == "inside":
-            open_ = open_ & (task.eps > 0)
+        still = task.eps == 0
+        sparing = task.stop == "success" or self.finds == "smallest"
+        if sparing and correct is not None:
+            right = checks.mask("correct", correct, len(task.x)).to(still.device)
+            record = record._replace(success=~right)
+        else:
+            seen = (still | sparing).nonzero().squeeze(1)
+            record = put(record, seen, self._look_clean(task.select(seen), take(record, seen)))
+        open_ = ~still & ~(record.success & sparing)
         index = open_.nonzero().squeeze(1)
         if task.progress is not None and len(index) < len(open_):
             task.progress(len(open_) - len(index))
@@ -225,19 +227,18 @@ class Attack(Adversary):
         return put(record, index, self.find(task.select(index), take(record, index)))
 
     def _look_clean(self, task: Task, record: Record) -> Record:
-        """Find the samples that are fooled as they are: argmax decides, as for clean accuracy."""
+        """Find the samples that are fooled as they are.
+
+        Untargeted, argmax decides, as it does for clean accuracy.
+        """
         if not len(task.x):
             return record
         with torch.no_grad():
             batches = task.x.split(task.batch_size or len(task.x))
             logits = torch.cat([task.victim(images) for images in batches])
-        check_labels(task.criterion, logits.shape[1])
-        y, aims = task.criterion
-        guess = logits.argmax(1)
-        fooled = guess != y if aims is None else guess == aims
-        return record._replace(
-            success=fooled & logits.isfinite().all(1), forwards=record.forwards + 1
-        )
+        wrong = (logits.argmax(1) != task.criterion.y) & logits.isfinite().all(1)
+        fooled = wrong if task.criterion.targets is None else task.criterion.success(logits)
+        return record._replace(success=fooled, forwards=record.forwards + 1)
 
     def _outcome(self, task: Task, record: Record, x: Tensor) -> Outcome:
         with torch.no_grad():

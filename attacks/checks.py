@@ -6,6 +6,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
+from advbench.attacks.criterion import Criterion
 from advbench.attacks.losses import Loss
 from advbench.attacks.perturbations.perturbation import Perturbation
 
@@ -84,6 +85,20 @@ def labels(name: str, values: Tensor, x: Tensor) -> None:
         )
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers; got {values.dtype}. Convert: {name}.long()")
+
+
+def classes(criterion: Criterion, count: int) -> None:
+    """Check that a model of ``count`` classes has one for each label and target."""
+    for name, values in (("label", criterion.y), ("target", criterion.targets)):
+        if values is None:
+            continue
+        bad = ((values < 0) | (values >= count)).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(
+                f"{name} {int(values[row])} of sample {row} is out of range: the model has "
+                f"{count} classes (0 to {count - 1})"
+            )
 
 
 def targets(values: Tensor | None, y: Tensor, x: Tensor) -> None:

@@ -9,7 +9,6 @@ from advbench.attacks.attack import Attack, Task
 from advbench.attacks.gradient.pgd import FGSM, PGD
 from advbench.attacks.perturbations import Perturbation
 from advbench.attacks.query import Access, Finds, Record, keep_better
-from advbench.attacks.rows import put, take
 
 
 @final
@@ -17,10 +16,11 @@ from advbench.attacks.rows import put, take
 class MinimumEps(Attack):
     """Bisect eps per sample with an attack that searches inside a set.
 
-    The first round asks at the upper bound; each success lowers the bound to the size it found,
-    each failure raises the lower one. After ``rounds`` rounds the bracket has shrunk at least
-    2^(rounds - 1)-fold. The answer is the smallest success, so it is an upper bound on the true
-    distance whatever the attack misses.
+    Until the first success each round asks at half the eps of the one before, starting with the
+    upper bound: an attack of few long steps may fail there and succeed nearer. Afterwards each
+    success lowers the bound to the size it found, and each failure raises the lower one. The
+    answer is the smallest success, so it is an upper bound on the true distance whatever the
+    attack misses. Its queries are at most ``rounds`` times those of the attack inside.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -34,6 +34,11 @@ class MinimumEps(Attack):
         """The set of the attack inside."""
         return self.attack.perturbation
 
+    @property
+    def cost(self) -> int:
+        """The most queries that the search spends on a sample: forward passes, without EOT."""
+        return self.rounds * self.attack.cost
+
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         """Return quick instances."""
@@ -44,20 +49,14 @@ class MinimumEps(Attack):
         low, high = torch.zeros_like(task.eps), task.eps
         inner = task._replace(stop="success", progress=None)
         for round_ in range(self.rounds):
-            open_ = record.success if round_ else torch.ones_like(record.success)
-            index = open_.nonzero().squeeze(1)
-            if not len(index):
-                break
-            middle = (low + high) / 2 if round_ else high
-            old = take(record, index)
-            fresh = Record.blank(self.perturbation.zero(task.x[index])).with_costs_of(old)
-            new = self.attack.find(inner._replace(eps=middle).select(index), fresh)
-            size = self.perturbation.size(task.x[index], new.p)
+            eps = torch.where(record.success, (low + high) / 2, task.eps / 2**round_)
+            fresh = Record.blank(self.perturbation.zero(task.x)).with_costs_of(record)
+            new = self.attack.find(inner._replace(eps=eps), fresh)
+            size = self.perturbation.size(task.x, new.p)
             new = new._replace(size=torch.where(new.success, size, torch.inf))
-            record = put(record, index, keep_better(self.finds, old, new))
-            # Not `size > middle`: a success may lie a rounding above the eps it was asked at.
-            failed = torch.zeros_like(record.success).index_put((index,), ~new.success)
-            low = torch.where(failed, middle, low)
+            record = keep_better(self.finds, record, new)
+            # A success may lie a rounding above the eps it was asked at: size cannot tell.
+            low = torch.where(record.success & ~new.success, eps, low)
             high = torch.minimum(high, record.size)
         if task.progress is not None:
             task.progress(len(task.x))

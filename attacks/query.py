@@ -19,8 +19,8 @@ Access = Literal["gradient", "scores", "labels", "none"]
 Finds = Literal["inside", "smallest"]
 View = Callable[[Tensor, Draws], Tensor]
 
-# Draws of the query itself, far from the small numbers by which rules fork theirs.
-_VIEWS = 1024
+# Marks the draws of the query itself, apart from those by which rules fork theirs.
+_VIEWS = 1 << 20
 
 
 class Problem(NamedTuple):
@@ -132,8 +132,6 @@ class Rules:
     finds: Finds
     budget: int | None = None
     eot: EOT | None = None
-    everyone: Criterion | None = None
-    """The criterion of all samples, to be checked as soon as the number of classes is known."""
 
     @property
     def forwards(self) -> int:
@@ -232,7 +230,7 @@ class Query:
         rules, problem = self._rules, self._problem
         images = rules.perturbation.apply(problem.x, p)
         if rules.eot is None:
-            logits = self._logits(images)
+            logits = rules.victim(images)
             return (
                 rules.loss(logits, problem.criterion),
                 logits,
@@ -244,25 +242,17 @@ class Query:
             if rules.eot.view is not None:
                 purpose = _VIEWS + self._calls * rules.eot.samples + k
                 seen = rules.eot.view(images, problem.draws.fork(purpose))
-            logits = self._logits(seen)
+            logits = rules.victim(seen)
             losses.append(rules.loss(logits, problem.criterion))
             all_logits.append(logits)
             wins.append(problem.criterion.success(logits.detach()))
         loss = torch.stack(losses).mean(0)
         if rules.eot.view is not None:
             with torch.no_grad():
-                logits = self._logits(images)
+                logits = rules.victim(images)
             return loss, logits, problem.criterion.success(logits)
         share = torch.stack(wins).to(loss.dtype).mean(0)
         return loss, torch.stack(all_logits).mean(0), share > 0.5
-
-    def _logits(self, images: Tensor) -> Tensor:
-        victim = self._rules.victim
-        first = victim.classes is None
-        logits = victim(images)
-        if first:
-            check_labels(self._rules.everyone or self._problem.criterion, logits.shape[1])
-        return logits
 
     def _differentiate(self, loss: Tensor, p: Tensor) -> Tensor:
         gradient = None
@@ -303,17 +293,3 @@ class Query:
             flags=old.flags | flags,
         )
         self.record = keep_better(rules.finds, old, new)
-
-
-def check_labels(criterion: Criterion, classes: int) -> None:
-    """Raise ``ValueError`` for a label or target that the model has no class for."""
-    for name, labels in (("label", criterion.y), ("target", criterion.targets)):
-        if labels is None or not len(labels):
-            continue
-        bad = ((labels < 0) | (labels >= classes)).nonzero()
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"{name} {int(labels[row])} of sample {row} is out of range: the model has "
-                f"{classes} classes (0 to {classes - 1})"
-            )

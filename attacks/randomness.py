@@ -16,6 +16,7 @@ _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
+_SCRAMBLE = 0x85EBCA6B
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -45,8 +46,13 @@ class Draws(NamedTuple):
     number: Tensor
 
     def fork(self, purpose: int) -> "Draws":
-        """Return an independent source; ``purpose`` is a number from 1 to 65535."""
-        return self._replace(stream=self.stream + (purpose << 16))
+        """Return an independent source, another for each ``purpose``; forks can be forked again.
+
+        The stream becomes a hash of itself and the purpose, far from the small numbers that count
+        restarts.
+        """
+        mixed = ((self.stream ^ _SCRAMBLE) * _KEY_STEPS[0] + purpose) & _WORD
+        return self._replace(stream=(mixed ^ (mixed >> 15)) * _MULTIPLIERS[1] & _WORD)
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
         """Draw uniform 32-bit words as int64, shape (B, *shape)."""

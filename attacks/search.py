@@ -35,6 +35,8 @@ class Rule(Attack, Generic[S]):
 
     scores_last: ClassVar[bool] = True
     """Whether the parameters left by the last step still have to be scored."""
+    queries: ClassVar[int] = 1
+    """The most queries of one step."""
 
     @property
     @abstractmethod
@@ -50,6 +52,12 @@ class Rule(Attack, Generic[S]):
     @abstractmethod
     def restarts(self) -> int:
         """The independent runs, of which the best answer is kept."""
+
+    @final
+    @property
+    def cost(self) -> int:
+        """The most queries that the search spends on a sample: forward passes, without EOT."""
+        return self.restarts * (self.steps * self.queries + self.scores_last)
 
     @abstractmethod
     def init(self, problem: Problem) -> S:
@@ -104,7 +112,6 @@ class _Loop:
             rule.finds,
             task.budget,
             task.eot,
-            task.criterion,
         )
         self.early = task.stop == "success" and rule.finds == "inside"
         self.boarded = 0

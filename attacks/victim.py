@@ -7,6 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from advbench.attacks import checks
+from advbench.attacks.criterion import Criterion
+
 Model = Callable[[Tensor], Tensor]
 
 
@@ -43,32 +46,45 @@ def frozen(model: Model, seed: int = 0) -> Iterator[None]:
             for module in modules:
                 module.training = False
             for parameter in parameters:
-                parameter.requires_grad_(False)
+                if not parameter.is_inference():  # could not be turned back on
+                    parameter.requires_grad_(False)
             yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             for parameter, flag in zip(parameters, required, strict=True):
-                parameter.requires_grad_(flag)
+                if parameter.requires_grad != flag:
+                    parameter.requires_grad_(flag)
             for (module, name, buffer), content in zip(buffers, contents, strict=True):
                 module._buffers[name] = buffer  # the model may have put another in its place
                 if not torch.equal(buffer, content):
                     buffer.data.copy_(content)
 
 
+def device_of(model: Model, x: Tensor) -> torch.device:
+    """Return where the parameters of ``model`` are, or ``x`` if it has none."""
+    first = _first_parameter(model)
+    return x.device if first is None else first.device
+
+
+def _first_parameter(model: Model) -> Tensor | None:
+    return next(model.parameters(), None) if isinstance(model, nn.Module) else None
+
+
 class Victim:
     """A model seen by an attack: images (B, *shape) in [0, 1] to logits (B, K).
 
     Images go to the model in its own precision and on its own device; logits come back in at
-    least 32 bits.
+    least 32 bits. The first answer is inspected: its form, and whether the model has a class for
+    every label and target of ``criterion``.
     """
 
-    def __init__(self, model: Model, x: Tensor) -> None:
+    def __init__(self, model: Model, x: Tensor, criterion: Criterion | None = None) -> None:
         self._model = model
-        first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-        self.device = x.device if first is None else first.device
-        precision = first.dtype if first is not None and first.is_floating_point() else x.dtype
-        self.precision = precision
+        self._criterion = criterion
+        first = _first_parameter(model)
+        self.device = device_of(model, x)
+        self.precision = first.dtype if first is not None and first.is_floating_point() else x.dtype
         self.classes: int | None = None
         self.probabilities = False
 
@@ -92,6 +108,8 @@ class Victim:
                 f"{count} images. Turn a single logit z into the two columns (0, z)."
             )
         self.classes = logits.shape[1]
+        if self._criterion is not None:
+            checks.classes(self._criterion, self.classes)
         total = logits.detach().sum(1)
         self.probabilities = bool(
             (logits.detach() >= 0).all() and (total - 1).abs().max() <= 1e-5 * math.sqrt(count)

@@ -56,6 +56,10 @@ class Sly(Attack):
     perturbation: Perturbation = Linf()
     steps: int = 5
 
+    @property
+    def cost(self) -> int:
+        return self.steps + 1
+
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         return cls(), cls(steps=6)
@@ -181,6 +185,14 @@ class AsksOutsideTheQuery(Sly):
     def find(self, task: Task, record: Record) -> Record:
         task.victim(task.x)
         return super().find(task, record)
+
+
+@caught_by("costs")
+@dataclass(frozen=True, kw_only=True)
+class DeclaresTooLittle(Sly):
+    @property
+    def cost(self) -> int:
+        return self.steps - 1
 
 
 @caught_by("budget")

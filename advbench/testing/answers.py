@@ -127,7 +127,7 @@ def check_best_is_kept(attack: Attack) -> None:
 
 
 def check_costs(attack: Attack) -> None:
-    """The passes that are told are those that the model saw."""
+    """The passes that are told are those that the model saw, no more than are declared."""
     for stop in _STOPS:
         for batch_size in (None, 2):
             model, x, y, _ = smooth(count=3)
@@ -138,6 +138,9 @@ def check_costs(attack: Attack) -> None:
             told = int(found.forwards.sum()), int(found.backwards.sum())
             seen = watched.forwards, watched.backwards
             require(told == seen, attack, f"(forwards, backwards) told {told}, seen {seen}")
+            clean = int(stop == "success" or attack.finds == "smallest")
+            most = attack.cost + clean
+            require(found.forwards <= most, attack, f"{seen[0]} passes, declared {most} a sample")
 
 
 def check_budget(attack: Attack) -> None:

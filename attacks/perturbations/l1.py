@@ -14,17 +14,7 @@ from advbench.attacks.rows import lift
 @final
 @dataclass(frozen=True)
 class L1(Pixels):
-    """The absolute changes may add up to at most ``eps``.
-
-    ``top`` is the share of the coordinates that a steepest step moves: the true steepest direction
-    moves one alone, which is too slow for a search of few steps.
-    """
-
-    top: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 < self.top <= 1:
-            raise ValueError(f"L1: top must lie in (0, 1]; got {self.top}")
+    """The absolute changes may add up to at most ``eps``."""
 
     def project(self, x: Tensor, p: Tensor, eps: Tensor) -> Tensor:
         """Project exactly onto the intersection of the ball and the box.
@@ -59,19 +49,14 @@ class L1(Pixels):
         return p.flatten(1).abs().sum(1)
 
     def steepest(self, x: Tensor, p: Tensor, g: Tensor, length: Tensor) -> Tensor:
-        """Spread ``length`` evenly over the share ``top`` of the coordinates that gain most by it.
-
-        A coordinate gains no more than its room: one that a projection has taken back by a hair
-        would otherwise be pushed to its bound again and again, and no other ever moved.
-        """
+        """Move coordinates to their bounds, best gain first, until ``length`` is spent."""
         flat, at = g.flatten(1), (x + p).flatten(1)
-        count = max(1, round(self.top * flat.shape[1]))
-        room = torch.where(flat > 0, 1 - at, at).clamp_min(0)
-        strength = flat.abs() * torch.minimum(room, length.unsqueeze(1) / count)
-        values, index = strength.topk(count, dim=1)
-        chosen = torch.zeros_like(flat).scatter(1, index, (values > 0).to(flat.dtype))
-        share = length.unsqueeze(1) / chosen.sum(1, keepdim=True).clamp_min(1)
-        return (chosen * flat.sign() * share).view_as(g)
+        room = torch.where(flat > 0, 1 - at, at).clamp_min(0) * (flat != 0)
+        order = flat.abs().argsort(dim=1, descending=True, stable=True)
+        room = room.gather(1, order)
+        left = length.unsqueeze(1) - (room.cumsum(1) - room)
+        step = torch.zeros_like(flat).scatter(1, order, torch.minimum(room, left.clamp_min(0)))
+        return (step * flat.sign()).view_as(g)
 
     def draw(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """Draw uniformly from the ball: a Laplace direction, radius ``eps * u^(1/d)``."""

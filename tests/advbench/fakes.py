@@ -67,6 +67,11 @@ class Push(Attack):
     gain: float = 1.0
     fault: str = ""
 
+    @property
+    def cost(self) -> int:
+        """No query."""
+        return 0
+
     @classmethod
     def examples(cls) -> tuple["Push", ...]:
         """Return instances."""

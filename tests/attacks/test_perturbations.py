@@ -1,7 +1,5 @@
 """The perturbation sets against solvers that share no code with them."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -117,7 +115,7 @@ def test_size_is_the_norm(perturbation: Perturbation) -> None:
     assert float(perturbation.size(torch.zeros_like(v), v)) == expected
 
 
-@pytest.mark.parametrize("perturbation", [Linf(), L2(), L1(top=0.01), L0()], ids=repr)
+@pytest.mark.parametrize("perturbation", [Linf(), L2(), L1(), L0()], ids=repr)
 def test_steepest_attains_the_dual_norm(perturbation: Perturbation) -> None:
     """No step of its size gains more: the gain is that of the exact solution on a half-space."""
     g = numbers(5, 20, 30)
@@ -143,19 +141,17 @@ def test_steepest_passes_over_pixels_without_room(perturbation: Perturbation) ->
     x = torch.tensor([[1.0, 0.5, 0.0, 0.5]])
     g = torch.tensor([[9.0, 1.0, -8.0, 2.0]])
     step = perturbation.steepest(x, torch.zeros_like(x), g, torch.tensor([1.0]))
-    assert step[0, [0, 1, 2]].tolist() == [0, 0, 0]
+    assert (step[0, [0, 2]] == 0).all()
     assert step[0, 3] > 0
 
 
-def test_l1_top_is_a_share_of_the_coordinates() -> None:
-    g = numbers(5, 1, 40)
-    x = torch.full_like(g, 0.5)
-    step = L1(top=0.25).steepest(x, 0 * x, g, torch.ones(1, dtype=torch.float64))
-    assert int((step != 0).sum()) == 10
-    assert set((step != 0).nonzero()[:, 1].tolist()) == set(g.abs().topk(10).indices[0].tolist())
-    for top in (0, -0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match="top"):
-            L1(top=top)
+def test_l1_steepest_fills_coordinates_in_the_order_of_their_gain() -> None:
+    g = torch.tensor([[1.0, -3.0, 2.0, 0.0]])
+    x = torch.tensor([[0.5, 0.25, 0.9, 0.5]])
+    step = L1().steepest(x, 0 * x, g, torch.tensor([0.5]))
+    torch.testing.assert_close(step, torch.tensor([[0.15, -0.25, 0.1, 0.0]]))
+    step = L1().steepest(x, 0 * x, g, torch.tensor([9.0]))
+    torch.testing.assert_close(step, torch.tensor([[0.5, -0.25, 0.1, 0.0]]))
 
 
 @pytest.mark.parametrize("tiny", [1e-30, 1e-12, 1e12])

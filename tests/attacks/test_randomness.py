@@ -77,8 +77,9 @@ def test_every_key_matters(changed: str) -> None:
 def test_forks_differ_from_each_other_and_from_streams() -> None:
     given = draws(1)
     words = [given.bits((16,))]
-    words += [given.fork(k).bits((16,)) for k in (1, 2, 65535)]
-    words += [draws(1, stream=s).bits((16,)) for s in (1, 2)]
+    words += [given.fork(k).bits((16,)) for k in (1, 2, 65535, 65536, 1 << 20)]
+    words += [given.fork(j).fork(k).bits((16,)) for j in (1, 2, 3) for k in (1, 2, 3)]
+    words += [draws(1, stream=s).bits((16,)) for s in (1, 2, 3)]
     assert len({tuple(w[0].tolist()) for w in words}) == len(words)
 
 

@@ -125,3 +125,13 @@ def test_bpda_is_exact() -> None:
     """Not nearly the transform: a step behind it would see the difference."""
     x = inputs(50, 100, SHAPE, torch.float32)
     assert torch.equal(BPDA(lambda z: (z * 255).round() / 255)(x), (x * 255).round() / 255)
+
+
+def test_a_model_built_for_inference_alone_is_handed_back_too() -> None:
+    with torch.inference_mode():
+        part = nn.Linear(X[0].numel(), 4, dtype=torch.float64)
+    model = nn.Sequential(nn.Flatten(), part, nn.Linear(4, 2, dtype=torch.float64)).train()
+    with frozen(model):
+        assert not model.training
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
