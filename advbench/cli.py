@@ -116,7 +116,7 @@ def run(
     target = folder or Path("results", config.stem)
     command = ["advbench", *sys.argv[1:]]
     try:
-        with Console(len(cells), rows, quiet) as console:
+        with Console([cell.work for cell in cells], rows, quiet) as console:
             runner = Runner(settings.run.batch_size, where, console)
             table = benchmark(cells, target, runner, settings, document, command)
     except (KeyboardInterrupt, Terminated):

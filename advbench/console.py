@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,6 +17,9 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from advbench.bench.plan import Cell
     from advbench.bench.store import Rows
+
+
+_PATIENCE = 30.0  # seconds without a line
 
 
 class Exit(IntEnum):
@@ -91,12 +94,16 @@ class _Lines(logging.Handler):
 
 
 class Console:
-    """Progress of a run: one changing line on a terminal, else one line per cell."""
+    """Progress of a run: one changing line on a terminal, else a line per cell or half a minute.
 
-    def __init__(self, cells: int, rows: int, quiet: bool) -> None:
-        self._cells, self._done, self._since = cells, 0, 0
+    The time left is that of the work left, counted in queries at most: `work` has those of each
+    cell. It is too long where samples fall early, and wrong between models of different speed.
+    """
+
+    def __init__(self, work: Sequence[int], rows: int, quiet: bool) -> None:
+        self._work, self._done, self._since = work, 0, 0
         self._quiet = quiet
-        self._started = time.monotonic()
+        self._started = self._said = time.monotonic()
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar: tqdm[Any] | None = (
             tqdm(total=rows, unit=" rows", file=sys.stderr, smoothing=0.1, leave=False)
@@ -119,6 +126,8 @@ class Console:
         """Advance by finished samples."""
         self._since += count
         self._on_bar(lambda bar: bar.update(count))
+        if self._bar is None and time.monotonic() - self._said > _PATIENCE:
+            self._line(f"cell {self._done + 1}/{len(self._work)}: {self._since} samples finished")
 
     def cell(self, cell: "Cell", record: dict[str, Any], rows: "Rows | None") -> None:
         """Report a finished cell."""
@@ -129,16 +138,25 @@ class Console:
         if rows is not None and result == "ok":
             robust = float((rows["clean_correct"] & ~rows["success"]).mean())
             result = f"robust accuracy {robust:.3f}"
-        line = (
-            f"[{self._done}/{self._cells}] {cell.victim.label} {cell.name} "
-            f"{record['perturbation']} eps {cell.scale:.4g} seed {cell.seed}: {result}"
-        )
-        if self._bar is None and not self._quiet:
-            spent = time.monotonic() - self._started
-            left = spent / self._done * (self._cells - self._done)
-            say(f"{line} ({spent:.0f} s, about {left:.0f} s left)")
         self._on_bar(lambda bar: bar.update(missing))
-        self._on_bar(lambda bar: bar.set_description(f"cell {self._done}/{self._cells}: {result}"))
+        self._on_bar(lambda bar: bar.set_description(f"{result}, {self._left()}"))
+        if self._bar is None:
+            self._line(
+                f"[{self._done}/{len(self._work)}] {cell.victim.label} {cell.name} "
+                f"{record['perturbation']} eps {cell.scale:.4g} seed {cell.seed}: {result}"
+            )
+
+    def _line(self, text: str) -> None:
+        self._said = time.monotonic()
+        if not self._quiet:
+            say(f"{text} ({self._said - self._started:.0f} s, {self._left()})")
+
+    def _left(self) -> str:
+        done, total = sum(self._work[: self._done]), sum(self._work)
+        if not done:
+            return "time left not known yet"
+        spent = time.monotonic() - self._started
+        return f"about {spent / done * (total - done):.0f} s left"
 
     def _on_bar(self, action: "Callable[[tqdm[Any]], object]") -> None:
         if self._bar is not None:

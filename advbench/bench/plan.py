@@ -96,6 +96,12 @@ class Cell:
         canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def work(self) -> int:
+        """The most queries that the attack makes, over all samples."""
+        cost = self.attack.cost if isinstance(self.attack, Attack) else 1
+        return cost * (self.eot or 1) * len(self.selection.samples)
+
     def facts(self) -> dict[str, Any]:
         """What the manifest and the table say of this cell; JSON throughout."""
         limits = self.attack.perturbation.limit(torch.tensor(self.eps, dtype=torch.float64))
