@@ -104,7 +104,7 @@ class Attack(Adversary):
 
     @property
     @abstractmethod
-    def cost(self) -> int:
+    def queries(self) -> int:
         """The most queries that the search spends on a sample: forward passes, without EOT."""
 
     @abstractmethod

@@ -35,9 +35,9 @@ class MinimumEps(Attack):
         return self.attack.perturbation
 
     @property
-    def cost(self) -> int:
+    def queries(self) -> int:
         """The most queries that the search spends on a sample: forward passes, without EOT."""
-        return self.rounds * self.attack.cost
+        return self.rounds * self.attack.queries
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

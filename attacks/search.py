@@ -35,7 +35,7 @@ class Rule(Attack, Generic[S]):
 
     scores_last: ClassVar[bool] = True
     """Whether the parameters left by the last step still have to be scored."""
-    queries: ClassVar[int] = 1
+    queries_per_step: ClassVar[int] = 1
     """The most queries of one step."""
 
     @property
@@ -55,9 +55,9 @@ class Rule(Attack, Generic[S]):
 
     @final
     @property
-    def cost(self) -> int:
+    def queries(self) -> int:
         """The most queries that the search spends on a sample: forward passes, without EOT."""
-        return self.restarts * (self.steps * self.queries + self.scores_last)
+        return self.restarts * (self.steps * self.queries_per_step + self.scores_last)
 
     @abstractmethod
     def init(self, problem: Problem) -> S:

@@ -57,7 +57,7 @@ class Sly(Attack):
     steps: int = 5
 
     @property
-    def cost(self) -> int:
+    def queries(self) -> int:
         return self.steps + 1
 
     @classmethod
@@ -191,7 +191,7 @@ class AsksOutsideTheQuery(Sly):
 @dataclass(frozen=True, kw_only=True)
 class DeclaresTooLittle(Sly):
     @property
-    def cost(self) -> int:
+    def queries(self) -> int:
         return self.steps - 1
 
 

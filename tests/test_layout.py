@@ -13,28 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from advbench.testing import interface
+
 PACKAGE = Path(__file__).parents[1] / "advbench"
 ALLOWED = {
     "attacks": ("torch", "advbench.attacks"),
     "defenses": ("torch", "advbench.attacks", "advbench.defenses"),
 }
 PARTS = ("attacks", "perturbations", "losses", "defenses", "models", "datasets")
+# Parameters of functions may have names that fields of a plugin may not.
 FOREIGN_WORDS = {
-    **dict.fromkeys(("net", "network", "classifier"), "model"),
-    **dict.fromkeys(("y_true", "true_labels"), "y"),
-    **dict.fromkeys(("y_target", "target_labels"), "targets"),
-    **dict.fromkeys(("targeted", "mode"), "targets or criterion"),
-    **dict.fromkeys(("cost", "loss_fn", "loss_function"), "loss"),
-    **dict.fromkeys(("ord",), "perturbation"),
-    **dict.fromkeys(("epsilon", "epsilons", "radius", "max_norm"), "eps"),
-    **dict.fromkeys(("n_iter", "n_iters", "num_iter", "nb_iter", "iterations"), "steps"),
-    **dict.fromkeys(("max_iter", "max_iterations", "n_steps", "num_steps", "nb_steps"), "steps"),
-    **dict.fromkeys(("alpha", "lr", "stepsize", "eps_iter", "eps_step"), "step_size"),
-    **dict.fromkeys(("n_restarts", "num_restarts", "repeat", "repeats"), "restarts"),
-    **dict.fromkeys(("noise", "eta"), "delta"),
-    **dict.fromkeys(("source", "substitute"), "surrogate"),
-    **dict.fromkeys(("sticker",), "patch"),
-    **dict.fromkeys(("num_queries", "n_queries", "max_queries"), "budget"),
+    word: house
+    for word, house in interface.FOREIGN_WORDS.items()
+    if word not in ("criterion", "norm", "p", "target")
 }
 
 

@@ -99,8 +99,8 @@ class Cell:
     @property
     def work(self) -> int:
         """The most queries that the attack makes, over all samples."""
-        cost = self.attack.cost if isinstance(self.attack, Attack) else 1
-        return cost * (self.eot or 1) * len(self.selection.samples)
+        queries = self.attack.queries if isinstance(self.attack, Attack) else 1
+        return queries * (self.eot or 1) * len(self.selection.samples)
 
     def facts(self) -> dict[str, Any]:
         """What the manifest and the table say of this cell; JSON throughout."""

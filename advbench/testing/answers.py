@@ -139,7 +139,7 @@ def check_costs(attack: Attack) -> None:
             seen = watched.forwards, watched.backwards
             require(told == seen, attack, f"(forwards, backwards) told {told}, seen {seen}")
             clean = int(stop == "success" or attack.finds == "smallest")
-            most = attack.cost + clean
+            most = attack.queries + clean
             require(found.forwards <= most, attack, f"{seen[0]} passes, declared {most} a sample")
 
 

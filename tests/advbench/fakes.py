@@ -68,7 +68,7 @@ class Push(Attack):
     fault: str = ""
 
     @property
-    def cost(self) -> int:
+    def queries(self) -> int:
         """No query."""
         return 0
 
