@@ -38,19 +38,17 @@ class L2(Pixels):
         each iterate is legal; away from the box the first one is exact.
         """
         flat, low, high = p.flatten(1), -x.flatten(1), (1 - x).flatten(1)
-        eps = eps.unsqueeze(1)
-        length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-        scale = (eps / length.clamp_min(torch.finfo(p.dtype).tiny)).clamp_max(1)
+        square = flat.square()
+        tiny = torch.finfo(p.dtype).tiny
+        scale = (eps / square.sum(1).sqrt().clamp_min(tiny)).clamp_max(1)
         for _ in range(_ROUNDS):
-            scaled = flat * scale
+            scaled = flat * scale.unsqueeze(1)
             clipped = scaled.clamp(low, high)
-            free = clipped == scaled
-            fixed_square = torch.where(free, 0, clipped).square().sum(1, keepdim=True)
-            free_square = torch.where(free, flat, 0).square().sum(1, keepdim=True)
-            room = (eps.square() - fixed_square).clamp_min(0)
-            wanted = (room / free_square.clamp_min(torch.finfo(p.dtype).tiny)).sqrt()
+            free = (square * (clipped == scaled)).sum(1)
+            fixed = clipped.square().sum(1) - scale.square() * free
+            wanted = ((eps.square() - fixed).clamp_min(0) / free.clamp_min(tiny)).sqrt()
             scale = torch.maximum(scale, wanted.clamp_max(1))
-        projected: Tensor = (flat * scale).clamp(low, high)
+        projected: Tensor = (flat * scale.unsqueeze(1)).clamp(low, high)
         return projected.view_as(p)
 
     def size(self, x: Tensor, p: Tensor) -> Tensor:

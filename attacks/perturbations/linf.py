@@ -20,7 +20,7 @@ class Linf(Pixels):
         """Clip to the ball and the box: the exact projection onto both."""
         eps = lift(eps, p)
         inside = torch.minimum(torch.maximum(p, -eps), eps)
-        return torch.minimum(torch.maximum(inside, -x), 1 - x)
+        return inside.clamp(-x, 1 - x)
 
     def size(self, x: Tensor, p: Tensor) -> Tensor:
         """Return the largest absolute change, (B,)."""
