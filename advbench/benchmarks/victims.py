@@ -51,7 +51,7 @@ RESNET = ModelSpec(
 
 VICTIMS = (
     _zoo("digits/ffn_relu", linf=0.1, l2=0.5, samples=256),
-    _zoo("mnist/cnn", linf=0.3, l2=2.0, samples=64),
-    _zoo("mnist/cnn_adv", linf=0.3, l2=2.0, samples=64),
+    _zoo("mnist/cnn", linf=0.3, l2=2.0, samples=128),
+    _zoo("mnist/cnn_adv", linf=0.3, l2=2.0, samples=128),
     Victim("resnet20-cifar10", 8 / 255, 0.5, _loader(RESNET, "folder:cifar10-jpeg", 32)),
 )
