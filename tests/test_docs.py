@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+
+from advbench.testing import check_attack
 
 COMMANDS = (
     "pip install -e . && advbench run configs/quickstart.toml",
@@ -49,13 +52,15 @@ def test_python_examples_run(repository: Path) -> None:
                 value()
 
 
-def test_own_attack_of_the_readme_works(repository: Path) -> None:
-    scope: dict[str, object] = {"__name__": "readme"}
-    exec(compile(blocks(repository, "python")[-1], "README.md", "exec"), scope)
-    attack = scope["ShrinkingSteps"]
+def test_own_attack_of_the_readme_works(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)  # where pickle looks for the class
+    exec(compile(blocks(repository, "python")[-1], "README.md", "exec"), vars(module))
+    attack = vars(module)["ShrinkingSteps"]
     x, y = torch.full((4, 2), 0.5), torch.zeros(4, dtype=torch.int64)
     outcome = attack().run(torch.nn.Identity(), x, y, eps=0.1, stop="never")
     assert torch.allclose(outcome.x_adv, torch.tensor([0.4, 0.6]))
+    check_attack(attack())
 
 
 @pytest.mark.slow
@@ -65,10 +70,10 @@ def test_shell_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
         for line in "".join(blocks(repository, "bash")).splitlines()
         if line.startswith("advbench ")
     ]
-    assert len(calls) == 4
+    assert len(calls) == 5
+    more = {"run": ["--dry-run", "--out", tmp_path], "train": ["--out", tmp_path]}
     for call in calls:
-        out = ["--dry-run", "--out", tmp_path] if call[0] == "run" else []
-        done = advbench(*call, *out, cwd=repository)
+        done = advbench(*call, *more.get(call[0], []), cwd=repository)
         assert done.returncode == 0, f"{call}: {done.stderr}"
 
 
