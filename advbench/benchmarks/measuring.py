@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +75,9 @@ def floor(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     return gradient
 
 
+_FLOOR = "floor"
+
+
 @dataclass(frozen=True)
 class Spread:
     """Median and range of repeated measurements."""
@@ -122,7 +126,8 @@ def race(
 ) -> Timing:
     """Time all contestants and the floor in turn, `repetitions` times over.
 
-    Calls shorter than `least_seconds` are repeated until they fill it, judged by the floor. Warm
+    Each round starts with another one, so that no place in the order is anybody's own. Calls
+    shorter than `least_seconds` are repeated until they fill it, judged by the floor. Warm
     up first: nothing here is discarded. Raises ValueError for fewer than five repetitions.
     """
     if repetitions < 5:
@@ -131,11 +136,17 @@ def race(
     floors: list[float] = []
     spins: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(repetitions):
+    runners = [(_FLOOR, floor_call), *contestants.items()]
+    for repetition in range(repetitions):
         spins.append(cpu_seconds(spin))
-        floors.append(cpu_seconds(floor_call, calls))
-        for name, call in contestants.items():
-            ratios[name].append(cpu_seconds(call, calls) / floors[-1])
+        first = repetition % len(runners)
+        seconds = {}
+        for name, call in runners[first:] + runners[:first]:
+            gc.collect()  # or one pays for what another has left behind
+            seconds[name] = cpu_seconds(call, calls)
+        floors.append(seconds.pop(_FLOOR))
+        for name, own in seconds.items():
+            ratios[name].append(own / floors[-1])
     return Timing(
         floor=Spread.of(floors),
         noise=Spread.of(spins),
