@@ -19,8 +19,8 @@ class Linf(Pixels):
     def project(self, x: Tensor, p: Tensor, eps: Tensor) -> Tensor:
         """Clip to the ball and the box: the exact projection onto both."""
         eps = lift(eps, p)
-        inside = torch.minimum(torch.maximum(p, -eps), eps)
-        return inside.clamp(-x, 1 - x)
+        inside = torch.maximum(p, -eps)
+        return torch.minimum(inside, eps, out=inside).clamp_(-x, 1 - x)
 
     def size(self, x: Tensor, p: Tensor) -> Tensor:
         """Return the largest absolute change, (B,)."""
@@ -28,7 +28,7 @@ class Linf(Pixels):
 
     def steepest(self, x: Tensor, p: Tensor, g: Tensor, length: Tensor) -> Tensor:
         """Return ``length * sign(g)``."""
-        return g.sign() * lift(length, g)
+        return g.sign().mul_(lift(length, g))
 
     def draw(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """Draw every coordinate uniformly from [-eps, eps]."""

@@ -53,20 +53,20 @@ class Perturbation(ABC):
         """Return the size, (B,), up to which a 32-bit result of size ``eps`` passes as legal."""
 
 
-class _Clip(torch.autograd.Function):
-    """Clip to [0, 1] and pass the gradient.
+class _Add(torch.autograd.Function):
+    """Add ``p`` to ``x``, clip to [0, 1] and pass the gradient to ``p``.
 
     The derivative of ``clamp`` is zero on the bounds themselves: a black or white pixel would
     never move.
     """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clamp(0, 1)
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> Tensor:
+        return (x + p).clamp_(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
 
 
 class Pixels(Perturbation):
@@ -80,5 +80,5 @@ class Pixels(Perturbation):
     @final
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
         """Return ``x + p`` clipped to [0, 1]; the clip passes gradients unchanged."""
-        images: Tensor = _Clip.apply(x + p)
+        images: Tensor = _Add.apply(x, p)
         return images
