@@ -1,9 +1,11 @@
 """README is true: its commands run, its examples work, its links lead somewhere."""
 
+import csv
 import re
 import subprocess
 import sys
 import types
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,33 @@ def test_links_lead_somewhere(repository: Path, page: str) -> None:
         assert (repository / page).parent.joinpath(target).exists(), target
     for path in re.findall(r"`(configs/[\w./-]+|advbench/[\w./-]+|attacks/|defenses/)`", text):
         assert (repository / path).exists(), path
+
+
+def test_measured_figures_are_those_of_the_published_tables(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (?:zoo:)?([\w/ -]+?)(?:,.*?)? \| ([\d,]+) \| ([\d./]+) \| ([\d.]+) "
+        r"\| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|$",
+        text,
+        re.MULTILINE,
+    )
+    assert len(rows) == 5
+    published = [
+        line
+        for page in (repository / "results/published").glob("*.csv")
+        for line in csv.DictReader(page.read_text(encoding="utf-8").splitlines())
+    ]
+    for model, n, eps, *figures in rows:
+        wanted = "resnet20" if model == "published ResNet-20" else f"zoo:{model}"
+        scale = float(Fraction(eps))
+        (line,) = (
+            one
+            for one in published
+            if one["model"] == wanted
+            and one["perturbation"] == "linf"
+            and one["attack"] == "worst"
+            and abs(float(one["eps"]) - scale) < 1e-9
+        )
+        assert line["n"] == n.replace(",", "")
+        names = ("clean_accuracy", "robust_accuracy", "robust_low", "robust_high")
+        assert [f"{float(line[name]):.3f}" for name in names] == figures, model
