@@ -3,7 +3,8 @@
     [run]       seed, device, batch_size
     [data]      name, split, samples, root
     [[model]]   name, label, sha256, for a file architecture, shape, classes, mean, std
-    [[attack]]  name, eps, label, budget, eot, and every field of the attack itself
+    [[attack]]  name, eps, label, budget, eot, targets, surrogate, from_class, and every field of
+                the attack itself
 
 A list where one value is expected (seed, eps, any field of an attack) makes a grid. The dataclass
 of an attack is the schema of its table. Importing this module imports no torch; reading a file that
@@ -45,13 +46,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_ENTRY = (
-    "budget",
-    "eot",
-    "eps",
-    "label",
-    "name",
-)  # keys of [[attack]] that are not fields of the attack
+_ENTRY = ("budget", "eot", "eps", "from_class", "label", "name", "surrogate", "targets")
+"""Keys of [[attack]] that are not fields of the attack."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +157,13 @@ class ModelEntry:
 class AttackEntry:
     """One attack at one point of its grid, and the scales to run it at.
 
-    `budget` is the most forward passes of a sample, `eot` the draws of a randomised model over
-    which each query takes the mean.
+    Fields:
+        budget: most forward passes of a sample.
+        eot: draws over which each query takes the mean, of a randomised model or of what the
+            perturbation set leaves to chance.
+        targets: the class to reach, by number or name; None for any wrong one.
+        surrogate: labels of the models that the attack is made on, together; empty for the victim.
+        from_class: the only class that is attacked, by number or name; None for all.
     """
 
     name: str
@@ -171,6 +172,9 @@ class AttackEntry:
     label: str | None = None
     budget: int | None = None
     eot: int | None = None
+    targets: int | str | None = None
+    surrogate: tuple[str, ...] = ()
+    from_class: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,17 @@ class Config:
     attack: Annotated[tuple[AttackEntry, ...], _AttackGrid()]
     run: RunSection = RunSection()
     data: DataSection = DataSection()
+
+    def __post_init__(self) -> None:
+        known = [model.label or model.name for model in self.model]
+        for entry in self.attack:
+            for name in entry.surrogate:
+                if name not in known:
+                    near = registry.did_you_mean(name, known)
+                    raise ValueError(
+                        f"attack '{entry.name}': surrogate '{name}' is none of the models.{near} "
+                        f"Choices: {', '.join(known)}."
+                    )
 
 
 def read(path: str | Path, schema: type[T], overrides: Sequence[str] = ()) -> T:
@@ -225,6 +240,9 @@ def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEn
         return []
     eps = _scales(reader, table, keys)
     label = reader.value(str, table["label"], (*keys, "label")) if "label" in table else None
+    targets = _grid(reader, table, "targets", int | str, keys)
+    from_class = _grid(reader, table, "from_class", int | str, keys)
+    surrogates = _surrogates(reader, table, keys)
     budget = _count(reader, table, "budget", keys)
     eot = _count(reader, table, "eot", keys)
     cls = reader.named("attacks", name, (*keys, "name"))
@@ -238,7 +256,39 @@ def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEn
     built = [attack for attack in attacks if attack is not INVALID]
     for attack in built:
         _check_unit(reader, attack, eps, keys)
-    return [AttackEntry(name, attack, eps, label, budget, eot) for attack in built]
+    return [
+        AttackEntry(name, attack, eps, label, budget, eot, aim, surrogate, only)
+        for attack, aim, only, surrogate in itertools.product(
+            built, targets, from_class, surrogates
+        )
+    ]
+
+
+def _grid(reader: Reader, table: dict[str, Any], key: str, hint: Any, keys: Keys) -> list[Any]:
+    """The values of a key: none is given, one, or those of its list."""
+    if key not in table:
+        return [None]
+    given = table[key] if isinstance(table[key], list) else [table[key]]
+    if not given:
+        reader.fail((*keys, key), "the list is empty; give at least one value")
+    return [reader.value(hint, one, (*keys, key)) for one in given]
+
+
+def _surrogates(reader: Reader, table: dict[str, Any], keys: Keys) -> list[tuple[str, ...]]:
+    """What the attack is made on: one model, or each of a list, a list in it being taken together.
+
+    An empty text stands for the victim itself.
+    """
+    at = (*keys, "surrogate")
+    given = table.get("surrogate", "")
+    found: list[tuple[str, ...]] = []
+    for one in given if isinstance(given, list) else [given]:
+        names = one if isinstance(one, list) else [one]
+        if not names or not all(isinstance(name, str) for name in names):
+            reader.fail(at, f"expected labels of models, or lists of them; got {one!r}")
+            return [()]
+        found.append(tuple(name for name in names if name))
+    return found or [()]
 
 
 def _count(reader: Reader, table: dict[str, Any], key: str, keys: Keys) -> Any:

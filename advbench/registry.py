@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-KINDS = ("attacks", "perturbations", "losses", "defenses", "models", "datasets")
+KINDS = (
+    "attacks",
+    "perturbations",
+    "masks",
+    "penalties",
+    "losses",
+    "defenses",
+    "models",
+    "datasets",
+)
 
 
 @dataclass(frozen=True)
@@ -125,4 +134,5 @@ def _plugins(kind: str) -> dict[str, tuple[Plugin, ...]]:
 
 
 def _singular(kind: str) -> str:
-    return {"losses": "loss", "models": "architecture"}.get(kind, kind.removesuffix("s"))
+    odd = {"losses": "loss", "models": "architecture", "penalties": "penalty"}
+    return odd.get(kind, kind.removesuffix("s"))

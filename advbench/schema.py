@@ -28,6 +28,8 @@ INVALID: Final = object()
 _BASES = {
     "Attack": "attacks",
     "Perturbation": "perturbations",
+    "Mask": "masks",
+    "Penalty": "penalties",
     "Loss": "losses",
     "Defense": "defenses",
     "Architecture": "models",

@@ -9,6 +9,7 @@ from advbench.attacks.attack import Attack, Fittable, Outcome
 from advbench.attacks.blackbox.grid import Grid
 from advbench.attacks.blackbox.random_noise import RandomNoise
 from advbench.attacks.blackbox.random_search import RandomSearch
+from advbench.attacks.expectation import EOT
 from advbench.attacks.flags import Flag
 from advbench.attacks.gradient.mi_fgsm import MIFGSM
 from advbench.attacks.gradient.ni_fgsm import NIFGSM
@@ -16,9 +17,27 @@ from advbench.attacks.gradient.pgd import BIM, FGSM, PGD
 from advbench.attacks.gradient.r_fgsm import RFGSM
 from advbench.attacks.losses import DLR, CrossEntropy, Loss, Margin
 from advbench.attacks.minimum_eps import MinimumEps
-from advbench.attacks.perturbations import L0, L1, L2, Linf, Perturbation
-from advbench.attacks.query import EOT
+from advbench.attacks.perturbations import (
+    L0,
+    L1,
+    L2,
+    Circle,
+    Cutout,
+    Disguise,
+    Linf,
+    Mask,
+    NonPrintability,
+    Patch,
+    Penalty,
+    Perturbation,
+    Picture,
+    Placement,
+    Square,
+    TotalVariation,
+)
 from advbench.attacks.search import Rule
+from advbench.attacks.universal.controls import GreySticker, NoiseSticker, PictureSticker
+from advbench.attacks.universal.sticker import Sticker
 from advbench.attacks.victim import BPDA
 
 __all__ = [
@@ -35,17 +54,32 @@ __all__ = [
     "PGD",
     "RFGSM",
     "Attack",
+    "Circle",
     "CrossEntropy",
+    "Cutout",
+    "Disguise",
     "Fittable",
     "Flag",
+    "GreySticker",
     "Grid",
     "Linf",
     "Loss",
     "Margin",
+    "Mask",
     "MinimumEps",
+    "NoiseSticker",
+    "NonPrintability",
     "Outcome",
+    "Patch",
+    "Penalty",
     "Perturbation",
+    "Picture",
+    "PictureSticker",
+    "Placement",
     "RandomNoise",
     "RandomSearch",
     "Rule",
+    "Square",
+    "Sticker",
+    "TotalVariation",
 ]

@@ -1,7 +1,7 @@
 """The attack: what a user calls and what a plugin is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, NamedTuple, Self, final
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from advbench.attacks import checks
 from advbench.attacks.criterion import Criterion
+from advbench.attacks.expectation import EOT
 from advbench.attacks.flags import Flag
 from advbench.attacks.perturbations.perturbation import Perturbation
-from advbench.attacks.query import EOT, Access, Finds, Record
+from advbench.attacks.query import Access, Finds, Record
 from advbench.attacks.rows import map_rows, put, take
 from advbench.attacks.victim import Model, Victim, device_of, frozen
 
@@ -179,6 +180,7 @@ class Attack(Adversary):
 
         """
         checks.images(x)
+        checks.accepted(type(self).__name__, self.perturbation, x)
         checks.labels("y", y, x)
         checks.targets(targets, y, x)
         checks.seed(seed)
@@ -268,6 +270,36 @@ class Fittable(Adversary):
     What is fitted is an ordinary attack; it is judged on samples that the fit has not seen.
     """
 
+    @property
     @abstractmethod
-    def fit(self, model: Model, batches: Iterable[tuple[Tensor, Tensor]], seed: int) -> Attack:
-        """Fit to ``model`` on batches of (images, labels) and return the attack that results."""
+    def images(self) -> int:
+        """How many training images the fit is to be given."""
+
+    @abstractmethod
+    def fit(
+        self,
+        models: Model | Sequence[Model],
+        batches: Iterable[tuple[Tensor, Tensor]],
+        *,
+        eps: float,
+        targets: int | None = None,
+        seed: int = 0,
+    ) -> Attack:
+        """Fit to training images and return the attack that results.
+
+        Args:
+            models: one victim, or several that the change is made for together.
+            batches: images (B, *shape) in [0, 1] with their labels (B,); how they are cut into
+                batches changes nothing.
+            eps: size of the set.
+            targets: the class to reach; without it any wrong class.
+            seed: keys all random draws.
+
+        Raises:
+            ValueError, TypeError: an argument is out of its range or of the wrong kind.
+
+        """
+
+    @abstractmethod
+    def controls(self) -> "tuple[Fittable, ...]":
+        """Return what has to stand beside it in a table: changes of equal size, not optimised."""

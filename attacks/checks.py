@@ -11,11 +11,11 @@ from advbench.attacks.losses import Loss
 from advbench.attacks.perturbations.perturbation import Perturbation
 
 _BOX_TOLERANCE = 1e-6
-_COUNTS = ("steps", "restarts", "points", "blocks", "rounds")
+_COUNTS = ("steps", "restarts", "points", "blocks", "rounds", "samples", "images")
 _POSITIVE = ("step_size",)
 _NON_NEGATIVE = ("decay",)
 _SHARES = ("share",)
-_SWITCHES = ("random_start",)
+_SWITCHES = ("random_start", "anneal")
 
 
 def fields(owner: str, values: Mapping[str, object]) -> None:
@@ -66,6 +66,13 @@ def images(x: Tensor) -> None:
             f"{float(high.max()):.3f} (first in sample {row}). Put the normalisation inside the "
             "model: Normalized(model, mean, std)."
         )
+
+
+def accepted(owner: str, perturbation: Perturbation, x: Tensor) -> None:
+    """Check that ``perturbation`` can change inputs shaped like those of the batch ``x``."""
+    refusal = perturbation.refusal(x.shape[1:])
+    if refusal is not None:
+        raise ValueError(f"{owner}: {refusal}")
 
 
 def inside_box(x: Tensor) -> Tensor:
@@ -131,7 +138,10 @@ def radius(eps: float | Tensor | None, x: Tensor, perturbation: Perturbation, fi
     for bad, why in (
         (~values.isfinite(), "be finite"),
         (values < 0, "be at least 0"),
-        (values > largest * (1 + 1e-6), f"be at most {largest:g}, the whole box under {name}"),
+        (
+            values > largest * (1 + 1e-6),
+            f"be at most {largest:g}, the largest that {name} has room for",
+        ),
     ):
         if bad.any():
             row = int(bad.nonzero()[0])

@@ -1,13 +1,14 @@
 """The query: the one way in which an attack touches a model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from advbench.attacks.criterion import Criterion
+from advbench.attacks.expectation import EOT, Expectation
 from advbench.attacks.flags import Flag
 from advbench.attacks.losses import Loss
 from advbench.attacks.perturbations.perturbation import Perturbation
@@ -17,10 +18,6 @@ from advbench.attacks.victim import Victim
 
 Access = Literal["gradient", "scores", "labels", "none"]
 Finds = Literal["inside", "smallest"]
-View = Callable[[Tensor, Draws], Tensor]
-
-# Marks the draws of the query itself, apart from those by which rules fork theirs.
-_VIEWS = 1 << 20
 
 
 class Problem(NamedTuple):
@@ -98,30 +95,6 @@ class Probe(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EOT:
-    """Expectation over transformations: each query takes the mean loss over ``samples`` draws.
-
-    Without a ``view`` the draws are the victim's own randomness, and success is a majority of
-    them. With a ``view`` (images (B, *shape), draws) -> images, the gradient is that of the mean
-    loss over random views, while success is still read from the victim as it is.
-    Source: Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", ICML 2018,
-    arXiv:1707.07397.
-    """
-
-    samples: int
-    view: View | None = None
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"EOT: samples must be at least 1; got {self.samples}")
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes of one query."""
-        return self.samples + (self.view is not None)
-
-
-@dataclass(frozen=True)
 class Rules:
     """What holds for every query of one search."""
 
@@ -133,10 +106,17 @@ class Rules:
     budget: int | None = None
     eot: EOT | None = None
 
+    @cached_property
+    def expectation(self) -> Expectation | None:
+        """How the mean over random draws is taken, where one is asked for."""
+        if self.eot is None:
+            return None
+        return Expectation(self.eot, self.perturbation, self.victim, self.loss)
+
     @property
     def forwards(self) -> int:
         """Forward passes of one query."""
-        return 1 if self.eot is None else self.eot.forwards
+        return 1 if self.expectation is None else self.expectation.forwards
 
 
 class AccessError(Exception):
@@ -228,31 +208,16 @@ class Query:
 
     def _score(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rules, problem = self._rules, self._problem
-        images = rules.perturbation.apply(problem.x, p)
-        if rules.eot is None:
-            logits = rules.victim(images)
-            return (
-                rules.loss(logits, problem.criterion),
-                logits,
-                problem.criterion.success(logits.detach()),
+        x, criterion = problem.x, problem.criterion
+        if rules.expectation is not None:
+            loss, logits, success = rules.expectation.score(
+                x, p, criterion, problem.draws, self._calls
             )
-        losses, all_logits, wins = [], [], []
-        for k in range(rules.eot.samples):
-            seen = images
-            if rules.eot.view is not None:
-                purpose = _VIEWS + self._calls * rules.eot.samples + k
-                seen = rules.eot.view(images, problem.draws.fork(purpose))
-            logits = rules.victim(seen)
-            losses.append(rules.loss(logits, problem.criterion))
-            all_logits.append(logits)
-            wins.append(problem.criterion.success(logits.detach()))
-        loss = torch.stack(losses).mean(0)
-        if rules.eot.view is not None:
-            with torch.no_grad():
-                logits = rules.victim(images)
-            return loss, logits, problem.criterion.success(logits)
-        share = torch.stack(wins).to(loss.dtype).mean(0)
-        return loss, torch.stack(all_logits).mean(0), share > 0.5
+        else:
+            logits = rules.victim(rules.perturbation.apply(x, p))
+            loss, success = rules.loss(logits, criterion), criterion.success(logits.detach())
+        price = rules.perturbation.price(x, p)
+        return loss if price is None else loss - price, logits, success
 
     def _differentiate(self, loss: Tensor, p: Tensor) -> Tensor:
         gradient = None

@@ -45,11 +45,11 @@ class Draws(NamedTuple):
     stream: Tensor
     number: Tensor
 
-    def fork(self, purpose: int) -> "Draws":
-        """Return an independent source, another for each ``purpose``; forks can be forked again.
+    def fork(self, purpose: int | Tensor) -> "Draws":
+        """Return an independent source, another for each ``purpose``, one number or one per row.
 
-        The stream becomes a hash of itself and the purpose, far from the small numbers that count
-        restarts.
+        Forks can be forked again. The stream becomes a hash of itself and the purpose, far from
+        the small numbers that count restarts.
         """
         mixed = ((self.stream ^ _SCRAMBLE) * _KEY_STEPS[0] + purpose) & _WORD
         return self._replace(stream=(mixed ^ (mixed >> 15)) * _MULTIPLIERS[1] & _WORD)
@@ -62,7 +62,7 @@ class Draws(NamedTuple):
         counter = (block, self.number.unsqueeze(1), ids & _WORD, (ids >> 32) & _WORD)
         key = (self.seed.unsqueeze(1) & _WORD, self.stream.unsqueeze(1) & _WORD)
         words = torch.stack(torch.broadcast_tensors(*philox(counter, key)), dim=-1)
-        return words.flatten(1)[:, :count].reshape(-1, *shape)
+        return words.flatten(1)[:, :count].reshape(len(words), *shape)
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw from the open interval (0, 1), shape (B, *shape): midpoints of 2^23 equal cells."""

@@ -137,6 +137,28 @@ class Overflowing(Perturbation):
     def draw(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         return self.inner.draw(x, eps, draws)
 
+    def extreme(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        return self.inner.extreme(x, eps, draws)
+
+    def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
+        return self.inner.lattice(x, eps, u)
+
+    @property
+    def varies(self) -> bool:
+        return self.inner.varies
+
+    def vary(self, x: Tensor, p: Tensor, draws: Draws) -> Tensor:
+        return p
+
+    def price(self, x: Tensor, p: Tensor) -> None:
+        return None
+
+    def facts(self, x: Tensor, p: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def refusal(self, shape: torch.Size) -> None:
+        return None
+
     def largest(self, x: Tensor) -> float:
         return self.inner.largest(x)
 

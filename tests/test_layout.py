@@ -20,7 +20,16 @@ ALLOWED = {
     "attacks": ("torch", "advbench.attacks"),
     "defenses": ("torch", "advbench.attacks", "advbench.defenses"),
 }
-PARTS = ("attacks", "perturbations", "losses", "defenses", "models", "datasets")
+PARTS = (
+    "attacks",
+    "perturbations",
+    "masks",
+    "penalties",
+    "losses",
+    "defenses",
+    "models",
+    "datasets",
+)
 # Parameters of functions may have names that fields of a plugin may not.
 FOREIGN_WORDS = {
     word: house
@@ -136,7 +145,8 @@ def unregistered(files: dict[str, str], registered: set[str]) -> list[str]:
         if isinstance(node, ast.ClassDef)
     }
     plugins, known = set[str](), 0
-    family = {"Attack", "Perturbation", "Loss", "Defense", "Architecture", "Dataset"}
+    family = {"Attack", "Fittable", "Perturbation", "Mask", "Penalty", "Loss"}
+    family |= {"Defense", "Architecture", "Dataset"}
     while known != len(family):
         known = len(family)
         for name, node in classes.items():

@@ -41,6 +41,8 @@ def evaluate(
     seed: int | Sequence[int] = 0,
     batch_size: int = 128,
     names: Sequence[str] | None = None,
+    targets: int | None = None,
+    train: Samples | tuple[Tensor, Tensor] | None = None,
 ) -> Results:
     """Attack a classifier and judge what the attacks return.
 
@@ -53,13 +55,16 @@ def evaluate(
         seed: one seed or several.
         batch_size: most samples in flight.
         names: a name for each attack; registered names by default.
+        targets: the class to reach; None for any wrong one.
+        train: images and classes that attacks such as `Sticker` are fitted to, other than `data`.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of the wrong kind. What an attack
             raises does not come out here: it gives a row of status `error`.
 
     """
-    selection = Selection("data", _samples(data), _no_training_data)
+    learnt = None if train is None else _samples(train)
+    selection = Selection("data", _samples(data), lambda count: _first(learnt, count))
     address = content_address(model) if isinstance(model, nn.Module) else ""
     victim = Victim("model", model, address)
     if not attacks:
@@ -73,7 +78,8 @@ def evaluate(
     built = [registry.get("attacks", a)() if isinstance(a, str) else a for a in attacks]
     labels = list(names) if names is not None else [registry.name_of(type(a)) for a in built]
     entries = [
-        AttackEntry(label, attack, scales) for label, attack in zip(labels, built, strict=True)
+        AttackEntry(label, attack, scales, targets=targets)
+        for label, attack in zip(labels, built, strict=True)
     ]
     planned = cells([(victim, selection)], entries, seeds)
     finished = dict(run_cells(planned, Runner(batch_size)))
@@ -99,10 +105,10 @@ def _samples(data: Samples | tuple[Tensor, Tensor]) -> Samples:
     return Samples("data", "test", x.detach().cpu(), y.cpu().long(), ids, classes)
 
 
-def _no_training_data() -> Samples:
-    raise ValueError(
-        "this attack is first fitted to training samples: fit it, then pass the result"
-    )
+def _first(train: Samples | None, count: int) -> Samples:
+    if train is None:
+        raise ValueError("this attack is first fitted: give evaluate the images, train=(x, y)")
+    return train.first(count) if count else train
 
 
 def _per_sample(planned: Sequence[Cell], results: Sequence[object]) -> pd.DataFrame:

@@ -1,22 +1,24 @@
 """From a configuration to cells: every combination to run, each with an address of its content.
 
 The key of a cell hashes what its numbers depend on: weights, samples, attack with all its fields,
-eps, budget, EOT, seed, dtype and the format of the rows. Batch size and device are not in it.
+eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows. Batch size and device
+are not in it.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from advbench import data
+from advbench import data, registry
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.victim import Model
 from advbench.config import AttackEntry, Config, ConfigError, DataSection, ModelEntry, plain
@@ -43,12 +45,23 @@ class Selection:
 
     label: str
     samples: Samples
-    train: Callable[[], Samples]
+    train: Callable[[int], Samples]  # the first so many, or all of one class where only it counts
 
     @cached_property
     def digest(self) -> str:
         """The sha256 of the samples."""
         return self.samples.digest()
+
+    def only(self, number: int) -> "Selection":
+        """The samples of one class alone."""
+        name, samples = self.samples.classes[number], self.samples.only(number)
+        if not len(samples):
+            raise ValueError(f"attack.from_class: none of the samples of {self.label} is '{name}'")
+        return Selection(
+            f"{self.label} ({name})",
+            samples,
+            lambda count: self.train(0).only(number).first(count),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +69,8 @@ class Cell:
     """One evaluation: an attack on a model over a selection of samples.
 
     `eps` holds one scale, or, for an attack that finds the smallest change, all that are read off
-    its single run.
+    its single run. `targets` is the class to reach; `surrogates` are what the attack is made on,
+    none of them standing for the victim itself.
     """
 
     victim: Victim
@@ -67,6 +81,13 @@ class Cell:
     seed: int
     budget: int | None = None
     eot: int | None = None
+    targets: int | None = None
+    surrogates: tuple[Victim, ...] = ()
+
+    @property
+    def made_on(self) -> tuple[Victim, ...]:
+        """The models that the attack sees."""
+        return self.surrogates or (self.victim,)
 
     @property
     def scale(self) -> float:
@@ -86,6 +107,8 @@ class Cell:
             "eps": self.scale,
             "budget": self.budget,
             "eot": self.eot,
+            "targets": self.targets,
+            "surrogates": [other.sha256 + other.code for other in self.surrogates],
             "seed": self.seed,
             "dtype": str(self.selection.samples.x.dtype),
         }
@@ -108,13 +131,14 @@ class Cell:
         return {
             "key": self.key,
             "model": self.victim.label,
-            "surrogate": "",
+            "surrogate": " + ".join(other.label for other in self.surrogates),
             "dataset": self.selection.label,
             "attack": self.name,
             "perturbation": short(self.attack.perturbation),
             "eps": list(self.eps),
             "limits": limits.tolist(),
             "seed": self.seed,
+            "targets": self.targets,
             "n": len(self.selection.samples),
             "content": self.content,
         }
@@ -142,14 +166,26 @@ def plan(config: Config) -> list[Cell]:
         targets.append((victim, selections[name, split]))
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return cells(targets, config.attack, config.run.seed)
+    try:
+        return cells(targets, config.attack, config.run.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def select(name: str, split: str, samples: int | None, root: Path | None) -> Selection:
     """Load a selection; the split is named where it is not the test split."""
     label = name if split == "test" else f"{name}/{split}"
     loaded = data.load(name, split, samples, root)
-    return Selection(label, loaded, lambda: data.load(name, "train", None, root))
+
+    @cache
+    def train(count: int) -> Samples:
+        if split == "train":
+            raise ValueError(
+                "data.split: an attack that is fitted to the training split is judged on another"
+            )
+        return data.load(name, "train", count or None, root)
+
+    return Selection(label, loaded, train)
 
 
 def cells(
@@ -157,20 +193,69 @@ def cells(
     entries: Sequence[AttackEntry],
     seeds: Sequence[int],
 ) -> list[Cell]:
-    """Every combination once, in the order of the configuration."""
+    """Every combination once, in the order of the configuration, each followed by its controls.
+
+    Raises ValueError for a class that the samples do not have.
+    """
     found: dict[tuple[str, str, str], Cell] = {}
+    entries = list(dict.fromkeys(both for entry in entries for both in (entry, *_controls(entry))))
     named = list(zip(entries, names(entries), strict=True))
-    for victim, selection in targets:
+    victims = {victim.label: victim for victim, _ in targets}
+    for victim, whole in targets:
+        selections: dict[int | None, Selection] = {None: whole}
         for entry, name in named:
+            only = _class(whole, entry.from_class, "from_class")
+            aim = _class(whole, entry.targets, "targets")
+            if aim is not None and aim == only:
+                raise ValueError(
+                    f"attack '{name}': targets and from_class are the same class, {entry.targets!r}"
+                )
+            if only is not None and only not in selections:
+                selections[only] = whole.only(only)
+            surrogates = tuple(victims[label] for label in entry.surrogate)
             scales = tuple(eps.value for eps in entry.eps)
             groups = [scales] if entry.attack.finds == "smallest" else [(s,) for s in scales]
-            for eps in groups:
-                for seed in seeds:
-                    cell = Cell(
-                        victim, selection, name, entry.attack, eps, seed, entry.budget, entry.eot
-                    )
-                    found.setdefault((victim.label, name, cell.key), cell)
+            for eps, seed in itertools.product(groups, seeds):
+                cell = Cell(
+                    victim,
+                    selections[only],
+                    name,
+                    entry.attack,
+                    eps,
+                    seed,
+                    entry.budget,
+                    entry.eot,
+                    aim,
+                    () if surrogates == (victim,) else surrogates,
+                )
+                found.setdefault((victim.label, name, cell.key), cell)
     return list(found.values())
+
+
+def _controls(entry: AttackEntry) -> list[AttackEntry]:
+    """What has to stand beside an attack, on the same terms, under its own name."""
+    if not isinstance(entry.attack, Fittable):
+        return []
+    return [
+        dataclasses.replace(entry, name=registry.name_of(type(one)), attack=one, label=None)
+        for one in entry.attack.controls()
+    ]
+
+
+def _class(selection: Selection, given: int | str | None, key: str) -> int | None:
+    """The number of a class given by number or name."""
+    classes = selection.samples.classes
+    if given is None:
+        return None
+    if isinstance(given, str) and given in classes:
+        return classes.index(given)
+    if isinstance(given, int) and 0 <= given < len(classes):
+        return given
+    near = registry.did_you_mean(given, classes) if isinstance(given, str) else ""
+    raise ValueError(
+        f"attack.{key}: {selection.label} has no class {given!r}.{near} Classes: 0 to "
+        f"{len(classes) - 1}, or {', '.join(classes)}."
+    )
 
 
 def names(entries: Sequence[AttackEntry]) -> list[str]:
@@ -192,14 +277,28 @@ def names(entries: Sequence[AttackEntry]) -> list[str]:
 
 
 def short(value: Any) -> str:
-    """Return a plugin as its name with the fields that differ from their defaults."""
-    table = plain(value)
-    changed = [
-        f"{field.name}={_text(table[field.name])}"
-        for field in dataclasses.fields(value)
-        if field.default is dataclasses.MISSING or plain(field.default) != table[field.name]
-    ]
-    return f"{table['name']}({', '.join(changed)})" if changed else str(table["name"])
+    """Return a plugin as its name with the fields that differ from their defaults.
+
+    Fields that do not change what the plugin may do (`metadata={"label": False}`) are left out;
+    those of a dataclass inside, which has no name of its own, are listed with the others.
+    """
+    changed = _changed(value)
+    name = registry.name_of(type(value))
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def _changed(value: Any) -> list[str]:
+    found = []
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        same = field.default is not dataclasses.MISSING and plain(field.default) == plain(own)
+        if same or not field.metadata.get("label", True):
+            continue
+        if dataclasses.is_dataclass(own) and ":" in registry.name_of(type(own)):
+            found += _changed(own)
+        else:
+            found.append(f"{field.name}={_text(plain(own))}")
+    return found
 
 
 def _fields(attack: Attack | Fittable) -> dict[str, Any]:
@@ -209,7 +308,7 @@ def _fields(attack: Attack | Fittable) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("name", value))
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _spec(entry: ModelEntry, root: Path | None) -> ModelSpec:

@@ -6,6 +6,7 @@ cell, and the cell is then missing from every table: neither robust nor broken.
 
 import contextlib
 import datetime
+import json
 import logging
 import platform
 import subprocess
@@ -23,11 +24,12 @@ from torch import Tensor, nn
 
 from advbench import registry
 from advbench.attacks.attack import Attack, Fittable
-from advbench.attacks.query import EOT
+from advbench.attacks.expectation import EOT
 from advbench.bench.judge import classes, judge, predict
 from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.store import Rows, Store
 from advbench.bench.table import status_of
+from advbench.schema import plain
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Runner:
     device: str | None = None  # None leaves every model where it is
     progress: Progress = field(default_factory=Silent)
     _clean: dict[tuple[int, int], Clean] = field(default_factory=dict)
+    _fits: dict[str, Attack] = field(default_factory=dict)
 
     def run(self, cell: Cell) -> Found:
         """Return record and rows of a cell; a failure gives a record with the traceback."""
@@ -114,23 +117,31 @@ class Runner:
     def _rows(self, cell: Cell, batch_size: int) -> tuple[Rows, dict[str, Any]]:
         clean = self._clean_pass(cell.victim, cell.selection, batch_size)
         samples = cell.selection.samples
-        index = clean.correct.nonzero().squeeze(1)
+        fits = isinstance(cell.attack, Fittable)
+        attacked = clean.correct
+        if cell.targets is not None and not fits:  # there is nothing to reach for the others
+            attacked = attacked & (samples.y != cell.targets)
+        index = attacked.nonzero().squeeze(1)
         self.progress.rows(len(samples) - len(index))
-        rows = _blank(cell, clean)
+        rows = _blank(cell, clean, attacked)
         if not len(index):
             return rows, {"seconds": 0.0}
         x, y, ids = samples.x[index], samples.y[index], samples.ids[index]
         started = time.perf_counter()
-        attack = _fitted(cell, batch_size)
+        attack = self._fitted(cell)
+        fitted = {"fitted": plain(attack)} if fits else {}
+        aims = None if cell.targets is None or fits else torch.full_like(y, cell.targets)
+        transferred = bool(cell.surrogates) and not fits
         outcome = attack.run(
-            cell.victim.model,
+            cell.made_on[0].model if transferred else cell.victim.model,
             x,
             y,
             eps=cell.scale,
+            targets=aims,
             seed=cell.seed,
             ids=ids,
-            stop="success",
-            correct=torch.ones(len(x), dtype=torch.bool),
+            stop="never" if transferred else "success",
+            correct=None if transferred else torch.ones(len(x), dtype=torch.bool),
             batch_size=batch_size,
             budget=cell.budget,
             eot=None if cell.eot is None else EOT(cell.eot),
@@ -144,13 +155,46 @@ class Runner:
         for name in ("forwards", "backwards", "steps", "flags"):
             rows[name][at] = getattr(outcome, name).cpu().numpy()
         rows["claimed"][at] = outcome.success.cpu().numpy()
-        return rows, {"seconds": seconds, "detail": verdict.detail or None}
+        for name, values in attack.perturbation.facts(x, outcome.p.to(x)).items():
+            rows[name] = np.full(len(samples), np.nan)
+            rows[name][at] = values.cpu().numpy()
+        return rows, {"seconds": seconds, "detail": verdict.detail or None} | fitted
+
+    def _fitted(self, cell: Cell) -> Attack:
+        """The attack itself; one that learns is first fitted to samples it is not judged on.
+
+        What is fitted on the same models and images is the same, whoever it is judged on.
+        """
+        if not isinstance(cell.attack, Fittable):
+            return cell.attack
+        train = cell.selection.train(cell.attack.images)
+        made_of = [
+            plain(cell.attack),
+            [other.sha256 + other.code for other in cell.made_on],
+            train.digest(),
+            [cell.scale, cell.targets, cell.seed],
+        ]
+        key = json.dumps(made_of, sort_keys=True)
+        if key not in self._fits:
+            self._move(*cell.made_on)
+            self._fits[key] = cell.attack.fit(
+                [other.model for other in cell.made_on],
+                [(train.x, train.y)],
+                eps=cell.scale,
+                targets=cell.targets,
+                seed=cell.seed,
+            )
+        return self._fits[key]
+
+    def _move(self, *victims: Victim) -> None:
+        for victim in victims:
+            if self.device is not None and isinstance(victim.model, nn.Module):
+                victim.model.to(self.device)
 
     def _clean_pass(self, victim: Victim, selection: Selection, batch_size: int) -> Clean:
         key = (id(victim), id(selection))
         if key not in self._clean:
-            if self.device is not None and isinstance(victim.model, nn.Module):
-                victim.model.to(self.device)
+            self._move(victim)
             logits = predict(victim.model, selection.samples.x, batch_size)
             _check_labels(logits, selection)
             guess = classes(logits)
@@ -197,16 +241,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _fitted(cell: Cell, batch_size: int) -> Attack:
-    """The attack itself; one that learns is first fitted to samples it is not judged on."""
-    if not isinstance(cell.attack, Fittable):
-        return cell.attack
-    train = cell.selection.train()
-    batches = zip(train.x.split(batch_size), train.y.split(batch_size), strict=True)
-    return cell.attack.fit(cell.victim.model, list(batches), cell.seed)
-
-
-def _blank(cell: Cell, clean: Clean) -> dict[str, Any]:
+def _blank(cell: Cell, clean: Clean, attacked: Tensor) -> dict[str, Any]:
     """Rows as they are without any attack."""
     samples = cell.selection.samples
     n = len(samples)
@@ -216,7 +251,7 @@ def _blank(cell: Cell, clean: Clean) -> dict[str, Any]:
         "label": samples.y.numpy().copy(),
         "clean_prediction": prediction.copy(),
         "clean_correct": correct.copy(),
-        "attacked": correct.copy(),
+        "attacked": attacked.numpy().copy(),
         "prediction": prediction.copy(),
         "size": np.full(n, np.nan),
         "nan": prediction == -1,

@@ -38,6 +38,12 @@ COLUMNS = (
     "seconds",
     "status",
     "flags",
+    "targets",
+    "targeted_rate",
+    "targeted_low",
+    "targeted_high",
+    "success_low",
+    "success_high",
     "robust_8bit",
     "invalid",
     "nan",
@@ -151,6 +157,8 @@ class _Verdicts:
         n, attacked = len(self.correct), int(self.attacked.sum())
         robust = int((self.correct & ~self.broken).sum())
         low, high = wilson(robust, n)
+        fooled, correct = int(self.broken.sum()), int(self.correct.sum())
+        least, most = wilson(fooled, correct) if correct else (0.0, 1.0)
         sizes = self.size[self.broken]
         return {
             "n": n,
@@ -158,7 +166,9 @@ class _Verdicts:
             "robust_accuracy": _share(robust, n),
             "robust_low": round(low, 6),
             "robust_high": round(high, 6),
-            "success_rate": _share(self.broken.sum(), int(self.correct.sum())),
+            "success_rate": _share(fooled, correct),
+            "success_low": round(least, 6),
+            "success_high": round(most, 6),
             "median_size": float(f"{np.median(sizes):.6g}") if len(sizes) else None,
             "forwards": _share(self.forwards[self.attacked].sum(), attacked),
             "backwards": _share(self.backwards[self.attacked].sum(), attacked),
@@ -183,8 +193,9 @@ def _cell_row(
 ) -> tuple[Row, _Verdicts | None]:
     """The row of one cell at one eps; its numbers are blank unless all of its rows are sound."""
     row: Row = dict.fromkeys(COLUMNS)
-    for name in ("model", "surrogate", "dataset", "attack", "perturbation", "seed", "key", "n"):
+    for name in ("model", "surrogate", "dataset", "attack", "perturbation"):
         row[name] = facts[name]
+    row |= {name: facts[name] for name in ("seed", "targets", "key", "n")}
     row |= {"eps": eps, "status": "missing", "flags": ""}
     if facts["key"] not in finished:
         return row, None
@@ -197,7 +208,26 @@ def _cell_row(
     if row["status"] != "ok":
         return row, None
     verdicts = _Verdicts.of(rows, limit)
-    return row | verdicts.numbers() | {"seconds": round(record["seconds"], 3)}, verdicts
+    numbers = verdicts.numbers() | targeted(rows, facts["targets"], limit)
+    return row | numbers | {"seconds": round(record["seconds"], 3)}, verdicts
+
+
+def targeted(rows: Rows, targets: int | None, limit: float) -> Row:
+    """How many attacked samples of other classes are taken for the class `targets`, with interval.
+
+    Empty without a class to reach.
+    """
+    if targets is None:
+        return {}
+    counted = rows["attacked"] & (rows["label"] != targets)
+    reached = counted & (rows["prediction"] == targets) & (rows["size"] <= limit)
+    n = int(counted.sum())
+    low, high = wilson(int(reached.sum()), n) if n else (None, None)
+    return {
+        "targeted_rate": _share(reached.sum(), n),
+        "targeted_low": low if low is None else round(low, 6),
+        "targeted_high": high if high is None else round(high, 6),
+    }
 
 
 def _worst_row(members: Sequence[tuple[Row, _Verdicts | None]]) -> Row:

@@ -4,9 +4,10 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 SPLITS = ("train", "validation", "test")
@@ -30,6 +31,17 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def only(self, number: int) -> "Samples":
+        """The samples of one class."""
+        return self._rows((self.y == number).nonzero().squeeze(1))
+
+    def first(self, count: int) -> "Samples":
+        """The first `count` samples, or all if there are fewer."""
+        return self._rows(torch.arange(min(count, len(self))))
+
+    def _rows(self, index: Tensor) -> "Samples":
+        return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])
 
     def digest(self) -> str:
         """The sha256 of the samples themselves: x, y and ids, in their order."""

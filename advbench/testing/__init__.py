@@ -1,7 +1,8 @@
 """The contract of an attack as checks, for our attacks and for everyone's.
 
 ``check_attack(MyAttack())`` runs all of them and raises ``ContractError`` at the first promise
-that is not kept. In a test suite, a test per check shows more::
+that is not kept; ``check_fittable`` does so for an attack that is fitted first. In a test suite, a
+test per check shows more::
 
     @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
     @pytest.mark.parametrize("attack", MyAttack.examples(), ids=repr)
@@ -10,24 +11,26 @@ that is not kept. In a test suite, a test per check shows more::
 """
 
 from collections.abc import Callable
-from types import ModuleType
 
-from advbench.attacks.attack import Attack
-from advbench.testing import answers, independence, interface, manners, strength
+from advbench.attacks.attack import Attack, Fittable
+from advbench.testing import fitting, interface
+from advbench.testing.contract import CHECKS, Check, checks_of
 from advbench.testing.requirement import ContractError
 
-__all__ = ["CHECKS", "Check", "ContractError", "check_attack"]
+__all__ = [
+    "CHECKS",
+    "FIT_CHECKS",
+    "Check",
+    "ContractError",
+    "FitCheck",
+    "check_attack",
+    "check_fittable",
+]
 
-Check = Callable[[Attack], None]
+FitCheck = Callable[[Fittable], None]
 
-
-def _checks(*modules: ModuleType) -> dict[str, Check]:
-    named = [item for module in modules for item in vars(module).items()]
-    return {name.removeprefix("check_"): f for name, f in named if name.startswith("check_")}
-
-
-CHECKS: dict[str, Check] = _checks(interface, answers, manners, independence, strength)
-"""Every check by its name: a function of an attack that raises ``ContractError``."""
+FIT_CHECKS: dict[str, FitCheck] = checks_of(interface, fitting)
+"""Every check of a fittable attack by its name: a function that raises ``ContractError``."""
 
 
 def check_attack(attack: Attack) -> None:
@@ -42,3 +45,17 @@ def check_attack(attack: Attack) -> None:
     """
     for check in CHECKS.values():
         check(attack)
+
+
+def check_fittable(one: Fittable) -> None:
+    """Run every check on an attack that is fitted first, and on what comes of the fit.
+
+    >>> from advbench.attacks import GreySticker
+    >>> check_fittable(GreySticker())
+
+    Raises:
+        ContractError: a promise that every such attack makes is not kept; the message says which.
+
+    """
+    for check in FIT_CHECKS.values():
+        check(one)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from advbench import attacks
-from advbench.attacks.attack import Attack
+from advbench.attacks.attack import Adversary
 from advbench.attacks.perturbations import Perturbation
 from advbench.attacks.query import Access, Finds
 from advbench.testing.requirement import require
@@ -31,7 +31,7 @@ FOREIGN_WORDS = {
 """Other names for a thing, and the one that it has here."""
 
 
-def check_declaration(attack: Attack) -> None:
+def check_declaration(attack: Adversary) -> None:
     """An attack is a frozen dataclass that says what it needs and finds, with two examples."""
     kind = type(attack)
     require(attack.access in get_args(Access), attack, f"access is {attack.access!r}")
@@ -46,7 +46,7 @@ def check_declaration(attack: Attack) -> None:
     require(all(type(one) is kind for one in examples), attack, "examples() are something else")
 
 
-def check_round_trip(attack: Attack) -> None:
+def check_round_trip(attack: Adversary) -> None:
     """The repr is the call that makes it; it can be pickled, hashed, compared and replaced."""
     known = {**vars(attacks), **{kind.__name__: kind for kind in _kinds(attack)}}
     try:
@@ -61,14 +61,17 @@ def check_round_trip(attack: Attack) -> None:
 
 
 def _kinds(value: object) -> Iterator[type]:
-    """Yield the class of a dataclass instance, and those of its fields."""
+    """Yield the class of a dataclass instance, and those of its fields and their parts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield type(value)
         for field in dataclasses.fields(value):
             yield from _kinds(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _kinds(part)
 
 
-def check_vocabulary(attack: Attack) -> None:
+def check_vocabulary(attack: Adversary) -> None:
     """Hyper-parameters carry the names that every other attack uses."""
     for kind in _kinds(attack):
         for field in dataclasses.fields(kind):

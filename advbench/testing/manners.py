@@ -31,7 +31,7 @@ def check_inputs(attack: Attack) -> None:
             require(not view, attack, f"{name} shares memory with an argument")
 
 
-def _photograph(model: nn.Module) -> list[object]:
+def photograph(model: nn.Module) -> list[object]:
     """Everything about a model that a user could notice."""
     parts: list[object] = []
     for module in model.modules():
@@ -50,14 +50,15 @@ def check_model(attack: Attack) -> None:
     y = torch.zeros(3, dtype=torch.int64)
     for fails_at in (None, 1, 2, 3):
         model = Stateful(fails_at)
-        before = _photograph(model)
+        before = photograph(model)
         with suppress(InterruptedError):
             attack.run(model, x, y, eps=scale(attack, x, 0.1), stop="never")
         when = "" if fails_at is None else f" after an exception in forward pass {fails_at}"
-        require(_photograph(model) == before, attack, f"the model was changed{when}")
+        require(photograph(model) == before, attack, f"the model was changed{when}")
 
 
-def _random_states() -> list[object]:
+def random_states() -> list[object]:
+    """Return the random states of torch, NumPy and Python."""
     kind, words, *rest = np.random.get_state(legacy=True)
     return [torch.get_rng_state().tolist(), random.getstate(), kind, list(words), rest]
 
@@ -68,10 +69,10 @@ def check_random_state(attack: Attack) -> None:
         model = Stateful(fails_at)
         x = inputs(6, 3, SHAPE, torch.float64)
         y = torch.zeros(3, dtype=torch.int64)
-        before = _random_states()
+        before = random_states()
         with suppress(InterruptedError):
             attack.run(model, x, y, eps=scale(attack, x, 0.1), stop="never")
-        require(_random_states() == before, attack, "a global random state was changed")
+        require(random_states() == before, attack, "a global random state was changed")
 
 
 def check_grad_modes(attack: Attack) -> None:

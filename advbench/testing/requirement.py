@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from advbench.attacks.attack import Attack, Outcome
+from advbench.attacks.attack import Adversary, Attack, Outcome
 
 
 class ContractError(AssertionError):
     """An attack does not do what every attack promises."""
 
 
-def require(holds: bool | Tensor, attack: Attack, complaint: str) -> None:
+def require(holds: bool | Tensor, attack: Adversary, complaint: str) -> None:
     """Raise ``ContractError`` naming ``attack`` unless ``holds`` (in every row)."""
     if isinstance(holds, Tensor):
         bad = (~holds.reshape(-1)).nonzero().squeeze(1)

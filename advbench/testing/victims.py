@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advbench.attacks.attack import Attack
+from advbench.attacks.attack import Adversary
 from advbench.attacks.randomness import Draws
 
 SHAPE = (1, 4, 5)
@@ -78,6 +78,20 @@ def smooth(
     width = math.prod(shape)
     layers = Affine(3, width, 8, dtype), nn.Tanh(), Affine(5, 8, classes, dtype)
     return case(nn.Sequential(*layers), inputs(6, count, shape, dtype))
+
+
+def balanced(
+    classes: int = 3,
+    count: int = 24,
+    shape: tuple[int, ...] = SHAPE,
+    dtype: torch.dtype = torch.float64,
+) -> Case:
+    """Return a linear victim that is surest of each class on some of the inputs."""
+    model = Affine(13, math.prod(shape), classes, dtype)
+    x = inputs(15, count, shape, dtype)
+    with torch.no_grad():
+        model.bias.sub_(model(x).mean(0))
+    return case(model, x)
 
 
 class Wavy(nn.Module):
@@ -175,6 +189,6 @@ class Stalled(nn.Module):
         return logits
 
 
-def scale(attack: Attack, x: Tensor, share: float) -> float:
+def scale(attack: Adversary, x: Tensor, share: float) -> float:
     """Return an eps: a share of the size that covers the whole box."""
     return share * attack.perturbation.largest(x.new_zeros(1, *x.shape[1:]))

@@ -15,10 +15,11 @@ from advbench.attacks.search import Rule
 @final
 @dataclass(frozen=True, kw_only=True)
 class Grid(Rule[Iterate]):
-    """Try all combinations of evenly spaced values from -eps to eps, projected onto the set.
+    """Try all combinations of evenly spaced values, from one end of the set to the other.
 
-    The parameters are cut into ``blocks`` contiguous groups that share a value (fewer when there
-    are fewer parameters), each taking ``points`` values: points ** blocks forward passes. As in
+    Pixels are cut into ``blocks`` contiguous groups that share a value; of a set whose parameters
+    have names, the first ``blocks`` are searched, the others stay in the middle of their range.
+    Each takes ``points`` values: points ** blocks forward passes. As in
     Engstrom, Tran, Tsipras, Schmidt, Madry, "Exploring the landscape of spatial robustness",
     ICML 2019, arXiv:1712.02779, where the parameters are an angle and two shifts.
     """
@@ -48,12 +49,9 @@ class Grid(Rule[Iterate]):
 
     def step(self, state: Iterate, query: Query, problem: Problem) -> Iterate:
         """Try the lattice point whose number is the step's."""
-        p = state.p.flatten(1)
-        place = self.points ** torch.arange(self.blocks, device=p.device)
+        place = self.points ** torch.arange(self.blocks, device=problem.t.device)
         digit = (problem.t.unsqueeze(1) // place) % self.points
-        values = torch.linspace(-1, 1, self.points, dtype=p.dtype, device=p.device)[digit]
-        block = torch.arange(p.shape[1], device=p.device) * self.blocks // p.shape[1]
-        lattice = (values[:, block] * problem.eps.unsqueeze(1)).view_as(state.p)
-        lattice = self.perturbation.project(problem.x, lattice, problem.eps)
+        values = torch.linspace(-1, 1, self.points, dtype=state.p.dtype, device=state.p.device)
+        lattice = self.perturbation.lattice(problem.x, problem.eps, values[digit])
         query(lattice)
         return Iterate(lattice)

@@ -54,9 +54,7 @@ class RandomSearch(Rule[Best]):
 
     def step(self, state: Best, query: Query, problem: Problem) -> Best:
         """Try one change: all parameters at first, a share of them afterwards."""
-        zero = self.perturbation.zero(problem.x)
-        direction = problem.draws.normal(zero.shape[1:], zero.dtype)
-        fresh = self.perturbation.steepest(problem.x, zero, direction, problem.eps)
+        fresh = self.perturbation.extreme(problem.x, problem.eps, problem.draws)
         chance = problem.draws.fork(1).uniform(fresh.shape[1:], fresh.dtype)
         redrawn = (chance < self.share) | lift(problem.t == 0, fresh)
         p = torch.where(redrawn, fresh, state.p)

@@ -6,7 +6,7 @@ from typing import ClassVar, Self, final
 import torch
 
 from advbench.attacks.gradient.mi_fgsm import Momentum, accumulate
-from advbench.attacks.gradient.steepest import move
+from advbench.attacks.gradient.steepest import move, origin
 from advbench.attacks.losses import CrossEntropy, Loss
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
@@ -42,8 +42,8 @@ class NIFGSM(Rule[Momentum]):
 
     def init(self, problem: Problem) -> Momentum:
         """Start at the input without momentum."""
-        zero = self.perturbation.zero(problem.x)
-        return Momentum(zero, torch.zeros_like(zero))
+        start = origin(self.perturbation, problem)
+        return Momentum(start, torch.zeros_like(start))
 
     def step(self, state: Momentum, query: Query, problem: Problem) -> Momentum:
         """Add the gradient at the look-ahead point to the momentum and move along it."""

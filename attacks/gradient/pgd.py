@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
-from advbench.attacks.gradient.steepest import Iterate, ascend
+from advbench.attacks.gradient.steepest import Iterate, ascend, origin
 from advbench.attacks.losses import CrossEntropy, Loss
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
@@ -33,7 +33,7 @@ class FGSM(Rule[Iterate]):
 
     def init(self, problem: Problem) -> Iterate:
         """Start at the input."""
-        return Iterate(self.perturbation.zero(problem.x))
+        return Iterate(origin(self.perturbation, problem))
 
     def step(self, state: Iterate, query: Query, problem: Problem) -> Iterate:
         """Move by eps along the steepest direction."""
@@ -65,7 +65,7 @@ class BIM(Rule[Iterate]):
 
     def init(self, problem: Problem) -> Iterate:
         """Start at the input."""
-        return Iterate(self.perturbation.zero(problem.x))
+        return Iterate(origin(self.perturbation, problem))
 
     def step(self, state: Iterate, query: Query, problem: Problem) -> Iterate:
         """Take one projected steepest step."""
@@ -100,7 +100,7 @@ class PGD(Rule[Iterate]):
     def init(self, problem: Problem) -> Iterate:
         """Start at a uniform draw from the set, or at the input."""
         if not self.random_start:
-            return Iterate(self.perturbation.zero(problem.x))
+            return Iterate(origin(self.perturbation, problem))
         start = self.perturbation.draw(problem.x, problem.eps, problem.draws)
         return Iterate(self.perturbation.project(problem.x, start, problem.eps))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
-from advbench.attacks.gradient.steepest import Iterate, ascend
+from advbench.attacks.gradient.steepest import Iterate, ascend, move, origin
 from advbench.attacks.losses import CrossEntropy, Loss
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
@@ -35,10 +35,9 @@ class RFGSM(Rule[Iterate]):
 
     def init(self, problem: Problem) -> Iterate:
         """Start a random step away from the input."""
-        zero = self.perturbation.zero(problem.x)
-        direction = problem.draws.normal(zero.shape[1:], zero.dtype)
-        start = self.perturbation.steepest(problem.x, zero, direction, problem.eps * self.share)
-        return Iterate(self.perturbation.project(problem.x, start, problem.eps))
+        start = origin(self.perturbation, problem)
+        direction = problem.draws.normal(start.shape[1:], start.dtype)
+        return Iterate(move(self.perturbation, start, direction, problem, self.share))
 
     def step(self, state: Iterate, query: Query, problem: Problem) -> Iterate:
         """Move by the rest of eps along the steepest direction."""

@@ -14,10 +14,19 @@ class Iterate(NamedTuple):
     p: Tensor
 
 
+def origin(perturbation: Perturbation, problem: Problem) -> Tensor:
+    """Return the point of the set that is nearest to no change; inside a ball, no change itself."""
+    zero = perturbation.zero(problem.x)
+    return perturbation.project(problem.x, zero, problem.eps)
+
+
 def move(
-    perturbation: Perturbation, p: Tensor, g: Tensor, problem: Problem, step_size: float
+    perturbation: Perturbation, p: Tensor, g: Tensor, problem: Problem, step_size: float | Tensor
 ) -> Tensor:
-    """Go ``step_size * eps`` along the steepest direction of ``g`` and project."""
+    """Go ``step_size * eps`` along the steepest direction of ``g`` and project.
+
+    ``step_size`` is one number, or one per row (B,).
+    """
     step = perturbation.steepest(problem.x, p, g, problem.eps * step_size)
     return perturbation.project(problem.x, p + step, problem.eps)
 

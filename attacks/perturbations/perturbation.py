@@ -45,12 +45,59 @@ class Perturbation(ABC):
         """Draw parameters uniformly from the set of size ``eps``."""
 
     @abstractmethod
+    def extreme(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        """Draw from where the set is largest: the worst case of a smooth model lies there."""
+
+    @abstractmethod
+    def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
+        """Return the point of the set at the coarse coordinates ``u`` (B, k) in [-1, 1]."""
+
+    @abstractmethod
     def largest(self, x: Tensor) -> float:
         """Return the size that covers the whole box for inputs shaped like ``x``."""
 
     @abstractmethod
     def limit(self, eps: Tensor) -> Tensor:
         """Return the size, (B,), up to which a 32-bit result of size ``eps`` passes as legal."""
+
+    @property
+    @abstractmethod
+    def varies(self) -> bool:
+        """Whether some parameters can be left to chance: see ``vary``."""
+
+    @abstractmethod
+    def vary(self, x: Tensor, p: Tensor, draws: Draws) -> Tensor:
+        """Return ``p`` with the parameters that expectation leaves to chance drawn anew."""
+
+    @abstractmethod
+    def price(self, x: Tensor, p: Tensor) -> Tensor | None:
+        """Return what the loss pays for ``p``, (B,), differentiable; None where all is free."""
+
+    @abstractmethod
+    def facts(self, x: Tensor, p: Tensor) -> dict[str, Tensor]:
+        """Return what a table should know of ``p``, each (B,), by name; empty for none."""
+
+    @abstractmethod
+    def refusal(self, shape: torch.Size) -> str | None:
+        """Say why inputs of this shape, without the batch, cannot be changed; None if they can."""
+
+
+class _Clip(torch.autograd.Function):
+    """Clip to [0, 1] and pass the gradient, also on the bounds and past them."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def clip(values: Tensor) -> Tensor:
+    """Clip to [0, 1]; the gradient passes unchanged."""
+    clipped: Tensor = _Clip.apply(values)
+    return clipped
 
 
 class _Add(torch.autograd.Function):
@@ -82,3 +129,42 @@ class Pixels(Perturbation):
         """Return ``x + p`` clipped to [0, 1]; the clip passes gradients unchanged."""
         images: Tensor = _Add.apply(x, p)
         return images
+
+    @final
+    def extreme(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        """Go as far as ``eps`` allows along a random direction; in Linf, to a corner."""
+        zero = self.zero(x)
+        direction = draws.normal(zero.shape[1:], zero.dtype)
+        return self.steepest(x, zero, direction, eps)
+
+    @final
+    def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
+        """Cut the coordinates into contiguous blocks, the k-th of which changes by ``u_k eps``."""
+        count = x[0].numel()
+        block = torch.arange(count, device=u.device) * u.shape[1] // count
+        changes = (u[:, block] * eps.unsqueeze(1)).view_as(x)
+        return self.project(x, changes, eps)
+
+    @final
+    @property
+    def varies(self) -> bool:
+        """Nothing is left to chance."""
+        return False
+
+    @final
+    def vary(self, x: Tensor, p: Tensor, draws: Draws) -> Tensor:
+        """Return ``p``."""
+        return p
+
+    @final
+    def price(self, x: Tensor, p: Tensor) -> None:
+        """Charge nothing: the size is all that counts."""
+
+    @final
+    def facts(self, x: Tensor, p: Tensor) -> dict[str, Tensor]:
+        """Return nothing: a pixel has no name."""
+        return {}
+
+    @final
+    def refusal(self, shape: torch.Size) -> None:
+        """Take inputs of any shape."""

@@ -19,9 +19,9 @@ from advbench.data import Samples
 class Plane(nn.Module):
     """Two classes divided by the mean of two pixels: class 1 above one half."""
 
-    def __init__(self) -> None:
+    def __init__(self, slope: float = 2.0) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.tensor(2.0))
+        self.slope = nn.Parameter(torch.tensor(slope))
         self.seen: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def cell(
     """Return a cell over `Plane`: of the five default samples the last is wrong from the start."""
     chosen = samples(values, y)
     victim = Victim("plane", model or Plane(), "0" * 64)
-    return Cell(victim, Selection("fake", chosen, lambda: chosen), name, attack, eps, seed)
+    return Cell(victim, Selection("fake", chosen, lambda count: chosen), name, attack, eps, seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advbench import config
-from advbench.attacks import L1, PGD, MinimumEps
+from advbench.attacks import L1, PGD, MinimumEps, Patch, Placement, TotalVariation
 from advbench.bench import plan as planning
 from advbench.bench.plan import Selection, Victim, names, plan, short
 from advbench.config import AttackEntry, ConfigError, Eps
@@ -83,6 +83,8 @@ def test_every_part_of_the_content_changes_the_key(monkeypatch):
         dataclasses.replace(base, seed=1),
         dataclasses.replace(base, budget=10),
         dataclasses.replace(base, eot=10),
+        dataclasses.replace(base, targets=1),
+        dataclasses.replace(base, surrogates=(victim,)),
     ]
     keys = [base.key, *(one.key for one in variants)]
     monkeypatch.setattr(Push, "version", 2)
@@ -159,3 +161,73 @@ def test_limits_hold_the_tolerance_of_the_set():
     assert facts["limits"] == pytest.approx([0.1 + 1e-6])
     assert Victim("a", Plane(), "0").code == ""
     assert torch.tensor(facts["limits"]).shape == (1,)
+
+
+def test_short_lists_the_fields_of_what_has_no_name():
+    assert short(Patch()) == "patch"
+    turned = Placement(rotation=20, location=(0.5, 0.5))
+    patch = Patch(placement=turned, penalties=(TotalVariation(1),))
+    assert short(patch) == "patch(location=[0.5, 0.5], rotation=20)"
+
+
+_STICKER = """\
+[data]
+name = "digits"
+samples = 50
+[[model]]
+name = "zoo:digits/cnn"
+label = "cnn"
+[[model]]
+name = "zoo:digits/ffn_relu"
+label = "ffn"
+[[attack]]
+name = "sticker"
+label = "mine"
+targets = "3"
+eps = 0.2
+"""
+
+
+def test_a_fitted_attack_brings_its_controls(tmp_path):
+    cells = _plan(tmp_path, _STICKER)
+    controls = ["noise_sticker", "grey_sticker", "picture_sticker"]
+    assert [one.name for one in cells] == ["mine", *controls] * 2
+    assert {one.targets for one in cells} == {3}
+    assert {one.facts()["perturbation"] for one in cells} == {"patch(rotation=20)"}
+
+
+def test_surrogates_are_single_or_together_and_not_the_victim(tmp_path):
+    text = _STICKER + 'surrogate = ["cnn", ["cnn", "ffn"]]\n'
+    made_on = [(c.victim.label, c.facts()["surrogate"]) for c in _plan(tmp_path, text)]
+    assert set(made_on) == {("cnn", ""), ("ffn", "cnn"), ("cnn", "cnn + ffn"), ("ffn", "cnn + ffn")}
+
+
+def test_one_class_alone_is_attacked_and_learnt_from(tmp_path):
+    one = _plan(tmp_path, _STICKER + 'from_class = ["4", 7]\n')[0]
+    assert one.facts()["dataset"] == "digits (4)"
+    assert (one.selection.samples.y == 4).all()
+    train = one.selection.train(30)
+    assert len(train) == 30
+    assert (train.y == 4).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('surrogate = "cmn"', "surrogate 'cmn' is none of the models. Did you mean 'cnn'"),
+        ("from_class = 3", "targets and from_class are the same class"),
+        ("from_class = 10", "digits has no class 10. Classes: 0 to 9"),
+        ('from_class = "three"', "digits has no class 'three'"),
+        ("surrogate = [[]]", "expected labels of models"),
+        ("targets = 4", "Cannot overwrite a value"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(tmp_path, line, message):
+    with pytest.raises(ConfigError, match=message):
+        _plan(tmp_path, f"{_STICKER}{line}\n")
+
+
+def test_nothing_is_fitted_to_what_it_is_judged_on(tmp_path):
+    one = _plan(tmp_path, _STICKER, 'data.split="train"')[0]
+    with pytest.raises(ValueError, match="judged on another"):
+        one.selection.train(10)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from advbench.attacks import PGD, Linf, Perturbation
+from advbench.attacks import PGD, Linf, Patch, Perturbation, Placement, RandomNoise
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.query import Access
+from advbench.bench.plan import Victim
 from advbench.bench.run import Runner, Silent, provenance, run_cells
 from tests.advbench.fakes import Plane, Push, cell
 
@@ -179,19 +180,69 @@ class _Fitted(Fittable):
 
     access: ClassVar[Access] = "none"
     perturbation: Perturbation = Linf()
+    images: int = 5
 
     @classmethod
     def examples(cls):
-        return cls(), cls()
+        return cls(), cls(images=4)
 
-    def fit(self, model, batches, seed) -> Attack:
+    def fit(self, models, batches, *, eps, targets=None, seed=0) -> Attack:
         assert sum(len(y) for _, y in batches) == 5
+        _Fitted.calls.append((len(models), eps, targets, seed))
         return Push(gain=0.5)
+
+    def controls(self):
+        return (_Fitted(images=1),) if self.images > 1 else ()
+
+    calls: ClassVar[list] = []
 
 
 def test_an_attack_that_learns_is_fitted_to_the_training_samples():
-    _, rows = Runner().run(cell(_Fitted(), (0.2,)))
+    record, rows = Runner().run(cell(_Fitted(), (0.2,)))
     assert rows["size"][:4] == pytest.approx(0.1)
+    assert record["fitted"]["gain"] == 0.5
+
+
+def test_what_is_fitted_to_the_same_models_is_fitted_once():
+    _Fitted.calls.clear()
+    runner = Runner()
+    one = cell(_Fitted(), (0.2,))
+    for each in (one, replace(one, name="again"), replace(one, targets=1), replace(one, seed=3)):
+        runner.run(each)
+    other = replace(one.victim, sha256="1" * 64)
+    runner.run(replace(one, surrogates=(one.victim, other)))
+    assert _Fitted.calls == [
+        (1, 0.2, None, 0),
+        (1, 0.2, 1, 0),
+        (1, 0.2, None, 3),
+        (2, 0.2, None, 0),
+    ]
+
+
+def test_a_surrogate_is_attacked_and_the_victim_is_judged():
+    """The surrogate sees the classes the other way round: what fools it helps the victim."""
+    one = cell(PGD(steps=2), (0.2,))
+    _, own = Runner().run(one)
+    opposite = Victim("opposite", Plane(slope=-10.0), "1" * 64)
+    record, rows = Runner().run(replace(one, surrogates=(opposite,)))
+    assert record["surrogate"] == "opposite"
+    assert own["success"].sum() > 0
+    assert rows["success"].sum() == 0
+    assert (rows["forwards"][rows["attacked"]] > 0).all()
+
+
+def test_a_class_to_reach_leaves_its_own_samples_alone():
+    _, rows = Runner().run(replace(cell(PGD(steps=2), (0.2,)), targets=1))
+    assert rows["attacked"].tolist() == [True, True, False, False, False]
+    assert (rows["prediction"][rows["success"]] == 1).all()
+
+
+def test_rows_tell_where_a_patch_lies():
+    lies = Placement(location=(0.5, 0.25))
+    patch = RandomNoise(perturbation=Patch(placement=lies, resolution=2), steps=1)
+    _, rows = Runner().run(cell(patch, (0.2,)))
+    assert rows["patch_x"][rows["attacked"]] == pytest.approx(0.25)
+    assert np.isnan(rows["patch_x"][~rows["attacked"]]).all()
 
 
 def test_eot_multiplies_what_a_query_costs():

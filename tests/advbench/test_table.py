@@ -22,7 +22,7 @@ _FIXED = [
 def _facts(key="a", attack="pgd", eps=(0.1,), seed=0, **more):
     facts = {"key": key, "model": "m", "surrogate": "", "dataset": "d", "attack": attack}
     facts |= {"perturbation": "linf", "eps": list(eps), "limits": [e + 1e-6 for e in eps]}
-    return facts | {"seed": seed, "n": 4} | more
+    return facts | {"seed": seed, "targets": None, "n": 4} | more
 
 
 def _rows(success, size=(0.1, 0.1, 0.1, np.nan), flags=(0, 0, 0, 0), **more):
@@ -62,6 +62,25 @@ def test_every_number_is_counted_from_the_rows():
     assert (row["seconds"], row["status"]) == (1.5, "ok")
     assert row["flags"] == "zero_gradient:0.67"
     assert (row["robust_low"], row["robust_high"]) == pytest.approx(wilson(1, 4), abs=1e-6)
+
+
+def test_the_interval_of_the_success_rate_is_over_the_correct_ones():
+    row = summary([_facts()], {"a": (_RECORD, _rows([1, 0, 1, 0]))})[0]
+    assert (row["success_low"], row["success_high"]) == pytest.approx(wilson(2, 3), abs=1e-6)
+
+
+def test_a_class_is_reached_by_attacked_samples_of_other_classes():
+    rows = _rows(
+        [1, 1, 0, 0],
+        label=np.array([0, 1, 5, 2]),
+        prediction=np.array([5, 3, 5, 5]),  # reached, missed, is of the class, wrong from the start
+    )
+    row = summary([_facts(targets=5)], {"a": (_RECORD, rows)})[0]
+    assert row["targeted_rate"] == 0.5
+    assert (row["targeted_low"], row["targeted_high"]) == pytest.approx(wilson(1, 2), abs=1e-6)
+    assert row["success_rate"] == pytest.approx(2 / 3, abs=1e-6)
+    untargeted = summary([_facts()], {"a": (_RECORD, rows)})[0]
+    assert (untargeted["targets"], untargeted["targeted_rate"]) == (None, None)
 
 
 def test_eight_bits_are_counted_apart():

@@ -3,8 +3,20 @@
 import pytest
 
 from advbench import registry
-from advbench.attacks import L0, L1, PGD, Attack, RandomNoise, RandomSearch
-from advbench.testing import CHECKS, Check
+from advbench.attacks import (
+    L0,
+    L1,
+    PGD,
+    Attack,
+    Fittable,
+    Grid,
+    Patch,
+    Placement,
+    RandomNoise,
+    RandomSearch,
+    Square,
+)
+from advbench.testing import CHECKS, FIT_CHECKS, Check, FitCheck
 
 KINDS = [registry.get("attacks", name) for name in registry.names("attacks")]
 ATTACKS: list[Attack] = [
@@ -13,6 +25,13 @@ ATTACKS: list[Attack] = [
     PGD(perturbation=L0(), steps=5, restarts=2),
     RandomSearch(perturbation=L1(), steps=10),
     RandomNoise(perturbation=L0(), steps=5),
+    PGD(perturbation=Patch(mask=Square(), resolution=4), steps=20),
+    RandomSearch(perturbation=Patch(placement=Placement(rotation=20)), steps=10),
+    RandomNoise(perturbation=Patch(), steps=5),
+    Grid(perturbation=Patch(), points=4, blocks=2),
+]
+FITTABLES: list[Fittable] = [
+    one for kind in KINDS if issubclass(kind, Fittable) for one in kind.examples()
 ]
 
 
@@ -26,3 +45,17 @@ def test_there_are_attacks() -> None:
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_contract(check: Check, attack: Attack) -> None:
     check(attack)
+
+
+def test_there_are_fittable_attacks() -> None:
+    kinds = {kind for kind in KINDS if issubclass(kind, Fittable)}
+    assert {"Sticker", "NoiseSticker"} <= {kind.__name__ for kind in kinds}
+    assert {type(one) for one in FITTABLES} == kinds
+    assert set(KINDS) == {type(one) for one in (*ATTACKS, *FITTABLES)}
+    assert len(FIT_CHECKS) >= 15
+
+
+@pytest.mark.parametrize("one", FITTABLES, ids=repr)
+@pytest.mark.parametrize("check", FIT_CHECKS.values(), ids=FIT_CHECKS)
+def test_contract_of_a_fit(check: FitCheck, one: Fittable) -> None:
+    check(one)

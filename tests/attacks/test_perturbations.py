@@ -6,6 +6,7 @@ from torch import Tensor
 
 from advbench import registry
 from advbench.attacks import L0, L1, L2, Linf, Perturbation
+from advbench.attacks.perturbations.perturbation import Pixels
 from advbench.attacks.randomness import Draws
 from advbench.testing.halfspace import gain
 from advbench.testing.victims import numbers
@@ -13,6 +14,7 @@ from tests.attacks.test_randomness import distance_from_uniform
 
 NAMES = registry.names("perturbations")
 SETS: list[Perturbation] = [registry.get("perturbations", name)() for name in NAMES]
+BALLS = [one for one in SETS if isinstance(one, Pixels)]
 SHAPES = [(3, 4, 5), (1, 7, 2), (12,)]
 PIXELS = (Linf(), L2(), L1(), L0())
 
@@ -84,7 +86,7 @@ def test_projection_is_the_nearest_point(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("perturbation", SETS, ids=repr)
+@pytest.mark.parametrize("perturbation", BALLS, ids=repr)
 def test_projection_is_legal_and_idempotent(
     perturbation: Perturbation, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
@@ -99,7 +101,7 @@ def test_projection_is_legal_and_idempotent(
     torch.testing.assert_close(perturbation.project(x, once, eps), once, rtol=slack, atol=slack)
 
 
-@pytest.mark.parametrize("perturbation", SETS, ids=repr)
+@pytest.mark.parametrize("perturbation", BALLS, ids=repr)
 def test_interior_points_stay(perturbation: Perturbation) -> None:
     x, p = points((3, 4, 5))
     x, p = 0.3 + 0.4 * x, 0.2 * p / p.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
@@ -131,8 +133,8 @@ def test_steepest_attains_the_dual_norm(perturbation: Perturbation) -> None:
 @pytest.mark.parametrize("perturbation", SETS, ids=repr)
 def test_no_gradient_no_step(perturbation: Perturbation) -> None:
     x, _ = points((3, 4, 5))
-    zero = torch.zeros_like(x)
-    step = perturbation.steepest(x, zero, zero, sizes(perturbation, x))
+    p = perturbation.project(x, perturbation.zero(x), sizes(perturbation, x))
+    step = perturbation.steepest(x, p, torch.zeros_like(p), sizes(perturbation, x))
     assert (step == 0).all()
 
 
@@ -190,6 +192,23 @@ def test_l0_draws() -> None:
 
 
 @pytest.mark.parametrize("perturbation", SETS, ids=repr)
+def test_zero_changes_nothing_and_no_set_leaves_its_size(perturbation: Perturbation) -> None:
+    x, _ = points((3, 8, 10))
+    eps = sizes(perturbation, x)
+    assert torch.equal(perturbation.apply(x, perturbation.zero(x)), x)
+    u = torch.linspace(-1, 1, 3 * len(x), dtype=x.dtype).view(-1, 3)
+    for p in (
+        perturbation.project(x, perturbation.zero(x), eps),
+        perturbation.draw(x, eps, draws(len(x))),
+        perturbation.extreme(x, eps, draws(len(x))),
+        perturbation.lattice(x, eps, u),
+    ):
+        p = perturbation.project(x, p, eps)
+        assert (perturbation.size(x, p) <= perturbation.limit(eps)).all()
+        torch.testing.assert_close(perturbation.project(x, p, eps), p)
+
+
+@pytest.mark.parametrize("perturbation", SETS, ids=repr)
 def test_draws_belong_to_the_row(perturbation: Perturbation) -> None:
     x, _ = points((3, 4, 5))
     eps = sizes(perturbation, x)
@@ -199,7 +218,7 @@ def test_draws_belong_to_the_row(perturbation: Perturbation) -> None:
     assert torch.equal(perturbation.draw(x[index], eps[index], part), whole[index])
 
 
-@pytest.mark.parametrize("perturbation", SETS, ids=repr)
+@pytest.mark.parametrize("perturbation", BALLS, ids=repr)
 def test_zero_changes_nothing_and_the_clip_passes_gradients(perturbation: Perturbation) -> None:
     x = torch.tensor([[0.0, 1.0, 0.25, 0.75]])
     assert torch.equal(perturbation.apply(x, perturbation.zero(x)), x)

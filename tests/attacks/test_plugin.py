@@ -65,6 +65,19 @@ for attack in registry.get("attacks", "toy_sign").examples():
     assert len(done) == 2 * len(set(done)) > 40
 
 
+def test_contract_of_a_fit_runs_over_it(installed: Path, tmp_path: Path) -> None:
+    code = """
+from advbench import registry
+from advbench.testing import FIT_CHECKS
+for one in registry.get("attacks", "toy_universal").examples():
+    for check in FIT_CHECKS.values():
+        check(one)
+        print(check.__name__)
+"""
+    done = call(installed, code, tmp_path).split()
+    assert len(done) == 2 * len(set(done)) > 30
+
+
 def test_evaluate_takes_it_by_name_and_by_value(installed: Path, tmp_path: Path) -> None:
     code = """
 import advbench
@@ -97,7 +110,7 @@ model, x, y, _ = linear(classes=2, count=80)
 row = y == y[0]
 x, y = x[row], y[row]
 half = len(x) // 2
-attack = kind().fit(model, [(x[:half], y[:half])], seed=0)
+attack = kind().fit(model, [(x[:half], y[:half])], eps=0.5)
 assert isinstance(attack, Attack)
 found = attack.run(model, x[half:], y[half:], eps=0.5)
 plain = (model(found.x_adv).argmax(1) != y[half:])

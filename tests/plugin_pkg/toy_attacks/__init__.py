@@ -1,6 +1,6 @@
 """Two attacks that advbench knows nothing of until this package is installed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, final
 
@@ -67,24 +67,41 @@ class ToyUniversal(Fittable):
 
     perturbation: Perturbation = Linf()
     loss: Loss = CrossEntropy()
+    images: int = 500
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         """Return quick instances."""
         return cls(), cls(loss=Margin())
 
-    def fit(self, model: Model, batches: Iterable[tuple[Tensor, Tensor]], seed: int) -> Attack:
+    def fit(
+        self,
+        models: Model | Sequence[Model],
+        batches: Iterable[tuple[Tensor, Tensor]],
+        *,
+        eps: float,
+        targets: int | None = None,
+        seed: int = 0,
+    ) -> Attack:
         """Return the attack that goes in this direction."""
         total: Tensor | None = None
-        with frozen(model, seed):
-            for x, y in batches:
-                x = x.clone().requires_grad_()
-                loss = self.loss(Victim(model, x)(x), Criterion(y)).sum()
-                gradient = torch.autograd.grad(loss, x)[0].sum(0)
-                total = gradient if total is None else total + gradient
-        if total is None:
-            raise ValueError("ToyUniversal: no batches to fit to")
+        pairs = [(x.detach().float(), y.long()) for x, y in batches]
+        if not any(targets is None or bool((y != targets).any()) for _, y in pairs):
+            raise ValueError("ToyUniversal: no batches to fit to, or all of the class to reach")
+        for model in models if isinstance(models, Sequence) else (models,):
+            with frozen(model, seed):
+                for x, y in pairs:
+                    x = x.clone().requires_grad_()
+                    aims = None if targets is None else torch.full_like(y, targets)
+                    loss = self.loss(Victim(model, x)(x), Criterion(y, aims)).sum()
+                    gradient = torch.autograd.grad(loss, x)[0].sum(0)
+                    total = gradient if total is None else total + gradient
+        assert total is not None
         return ToyDirection(signs=tuple(int(s) for s in total.sign().flatten()))
+
+    def controls(self) -> tuple[Fittable, ...]:
+        """Return nothing to compare with."""
+        return ()
 
 
 @final

@@ -1,0 +1,1 @@
+"""Attacks that are first fitted: one change for all images."""
