@@ -97,8 +97,9 @@ def run(
     from advbench.bench.plan import plan
     from advbench.bench.render import advice, render
     from advbench.bench.run import Runner
-    from advbench.bench.store import FolderError
+    from advbench.bench.store import FolderError, opened
     from advbench.files import WriteError
+    from advbench.report.stickers import write_stickers
 
     where = device or settings.run.device
     problem = _device_problem(where)
@@ -132,6 +133,14 @@ def run(
     for sentence in advice(table):
         say(f"warning: {sentence}")
     say(f"written to {target}")
+    try:
+        with opened(target) as store:
+            stickers = write_stickers(cells, store)
+    except (FolderError, WriteError) as error:
+        say(str(error))
+        return Exit.INCOMPLETE
+    if stickers is not None:
+        say(f"stickers to print, curves and maps in {stickers}")
     return Exit.OK if all(row["status"] == "ok" for row in table) else Exit.INCOMPLETE
 
 

@@ -190,8 +190,14 @@ class Query:
             p = p.detach().requires_grad_(grad)
             loss, logits, success = self._score(p)
             gradient = self._differentiate(loss, p) if grad else p.new_empty(0)
-        p, loss, logits = p.detach(), loss.detach().to(p.dtype), logits.detach().to(p.dtype)
+            price = rules.perturbation.price(self._problem.x, p)
+        loss, logits = loss.detach().to(p.dtype), logits.detach().to(p.dtype)
         gradient, flags = self._inspect(gradient, loss)
+        if price is not None:
+            if grad:
+                gradient = gradient - torch.autograd.grad(price.sum(), p)[0]
+            loss = loss - price.detach()
+        p = p.detach()
         if rules.access == "labels":
             loss = success.to(loss.dtype)
             logits = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(loss.dtype)
@@ -216,8 +222,7 @@ class Query:
         else:
             logits = rules.victim(rules.perturbation.apply(x, p))
             loss, success = rules.loss(logits, criterion), criterion.success(logits.detach())
-        price = rules.perturbation.price(x, p)
-        return loss if price is None else loss - price, logits, success
+        return loss, logits, success
 
     def _differentiate(self, loss: Tensor, p: Tensor) -> Tensor:
         gradient = None

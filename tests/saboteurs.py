@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advbench.attacks import BIM, CrossEntropy, Linf, Loss, Margin, Perturbation, Rule
+from advbench.attacks import BIM, CrossEntropy, Linf, Loss, Margin, Patch, Perturbation, Rule
 from advbench.attacks.attack import Attack, Outcome, Task
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.flags import Flag
-from advbench.attacks.gradient.steepest import Iterate, ascend
+from advbench.attacks.gradient.steepest import Iterate, ascend, origin
 from advbench.attacks.query import Access, Problem, Query, Record
 from advbench.attacks.randomness import Draws
 from advbench.attacks.rows import lift
@@ -105,6 +105,18 @@ def caught_by(check: str) -> Callable[[Any], Any]:
 def squeezes(inner: Attack, model: Any, x: Tensor, y: Tensor, **terms: Any) -> Outcome:
     found = inner.run(model, x, y, **terms)
     return found._replace(x_adv=found.x_adv.squeeze())
+
+
+def takes_what_the_set_refuses(
+    inner: Attack, model: Any, x: Tensor, y: Tensor, **terms: Any
+) -> Outcome:
+    if x.dim() == 4:
+        return inner.run(model, x, y, **terms)
+    found = inner.run(model, x.view(len(x), 1, 1, -1), y, **terms)
+    return found._replace(x_adv=found.x_adv.view_as(x))
+
+
+SABOTEURS.append(("shapes", Tampered(takes_what_the_set_refuses, Honest(perturbation=Patch()))))
 
 
 @caught_by("precision")
@@ -453,6 +465,9 @@ class DoesNothing(Sly):
         return super().find(task._replace(eps=task.eps * 0), record)
 
 
+SABOTEURS.append(("monotone", DoesNothing(perturbation=Patch())))
+
+
 @caught_by("monotone")
 @dataclass(frozen=True, kw_only=True)
 class LostWithMoreRoom(Sly):
@@ -502,13 +517,17 @@ class FreezesOnZero(Rule[Running]):
         return (cls(), cls(loss=Margin()))
 
     def init(self, problem: Problem) -> Running:
-        return Running(torch.zeros_like(problem.x), torch.zeros_like(problem.x))
+        start = origin(self.perturbation, problem)
+        return Running(start, torch.zeros_like(start))
 
     def step(self, state: Running, query: Query, problem: Problem) -> Running:
         gradient = query(state.p, grad=True).grad
         g = state.g + gradient / lift(gradient.flatten(1).abs().mean(1), gradient)
         p = state.p + (g.sign() * lift(problem.eps / 2, g)).nan_to_num(0)
         return Running(self.perturbation.project(problem.x, p, problem.eps), g)
+
+
+SABOTEURS.append(("zero_gradient_at_start", FreezesOnZero(perturbation=Patch())))
 
 
 # What it says about itself

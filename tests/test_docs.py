@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from advbench.config import load
 from advbench.testing import check_attack
 
 COMMANDS = (
     "pip install -e . && advbench run configs/quickstart.toml",
     'pip install -e ".[dev]" && pytest',
 )
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/stickers.md")
 
 
-def blocks(repository: Path, language: str) -> list[str]:
-    text = (repository / "README.md").read_text(encoding="utf-8")
+def blocks(repository: Path, language: str, page: str = "README.md") -> list[str]:
+    text = (repository / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
@@ -52,6 +53,28 @@ def test_python_examples_run(repository: Path) -> None:
         for name, value in scope.items():
             if name.startswith("test_"):
                 value()
+
+
+def test_stickers_of_the_page_beat_their_controls(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted, sets = blocks(repository, "python", "docs/stickers.md")
+    exec(compile(fitted, "docs/stickers.md", "exec"), {"__name__": "page"})
+    told = dict(re.findall(r"(\w+): (\d+)%", capsys.readouterr().out))
+    assert list(told) == ["Sticker", "NoiseSticker", "GreySticker", "PictureSticker"]
+    assert int(told.pop("Sticker")) > 2 * max(map(int, told.values()))
+    exec(compile(sets, "docs/stickers.md", "exec"), {"__name__": "page"})
+    assert float(capsys.readouterr().out.partition("(")[2].rstrip(")\n")) > 0
+
+
+def test_configuration_of_the_sticker_page_is_accepted(repository: Path, tmp_path: Path) -> None:
+    (attack,) = blocks(repository, "toml", "docs/stickers.md")
+    path = tmp_path / "page.toml"
+    models = "".join(f'[[model]]\nname = "zoo:digits/cnn"\nlabel = "{x}"\n' for x in "ab")
+    path.write_text(models + attack)
+    settings, _ = load(path)
+    assert [entry.surrogate for entry in settings.attack] == [("a",), ("b",), ("a", "b")]
+    assert settings.attack[0].attack.perturbation.placement.perspective == 0.2
 
 
 def test_own_attack_of_the_readme_works(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

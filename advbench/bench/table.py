@@ -102,13 +102,13 @@ def summary(planned: Sequence[Mapping[str, Any]], finished: Finished) -> list[Ro
     return table
 
 
-def to_csv(table: Sequence[Row]) -> str:
-    """Return the table as CSV; text that a spreadsheet would take for a formula is quoted."""
+def to_csv(table: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
+    """Return columns of a table as CSV; text that a spreadsheet takes for a formula is quoted."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in table:
-        writer.writerow([_guarded(row[name]) for name in COLUMNS])
+        writer.writerow([_guarded(row[name]) for name in columns])
     return buffer.getvalue()
 
 

@@ -50,7 +50,7 @@ def refuses(attack: Attack, shape: tuple[int, ...]) -> bool:
         return False
     model, x, y, _ = linear(shape=shape, count=1)
     try:
-        attack.run(model, x, y, eps=0.1)
+        attack.run(model, x, y, eps=0.01)
     except ValueError as error:
         require(refusal in str(error), attack, f"refuses {shape} without the reason: {error}")
     else:

@@ -11,7 +11,17 @@ from advbench.attacks.perturbations.perturbation import Pixels
 from advbench.attacks.search import Rule
 from advbench.testing.halfspace import distance, knows
 from advbench.testing.requirement import require
-from advbench.testing.victims import SHAPE, Affine, Case, Stalled, case, inputs, linear, scale
+from advbench.testing.victims import (
+    SHAPE,
+    Affine,
+    After,
+    Case,
+    Stalled,
+    case,
+    inputs,
+    linear,
+    scale,
+)
 
 _STOPS: tuple[Stop, ...] = get_args(Stop)
 _GENEROUS = 4.0
@@ -67,7 +77,11 @@ def check_half_space(attack: Attack) -> None:
 
 
 def check_monotone(attack: Attack) -> None:
-    """On a half-space an attack with gradients that succeeds also does so with a larger eps."""
+    """On a half-space an attack with gradients that succeeds also does so with a larger eps.
+
+    A larger patch has other places to go than a smaller one: there, more rows have to succeed with
+    the largest eps than with the smallest.
+    """
     if attack.access != "gradient":
         return
     given, _, _ = half_space()
@@ -75,6 +89,9 @@ def check_monotone(attack: Attack) -> None:
     eps = scale(attack, given.x, 1) * shares.repeat_interleave(count)
     x, y, ids = given.x.repeat(6, 1, 1, 1), given.y.repeat(6), torch.arange(count).repeat(6)
     found = attack.run(given.model, x, y, eps=eps, ids=ids, stop="never").success.view(6, count)
+    if not isinstance(attack.perturbation, Pixels):
+        require(bool(found[-1].sum() > found[0].sum()), attack, "gains nothing by a larger eps")
+        return
     for share, before, now in zip(shares[1:], found, found[1:], strict=False):
         require(now | ~before, attack, f"fails at {share:.3f} of the box, succeeds with less")
     require(found[-1], attack, "does not cross a half-space with the whole box to move in")
@@ -96,8 +113,15 @@ def check_targeted(attack: Attack) -> None:
             require(found.success.float().mean() >= 0.5, attack, f"misses targets of {classes}")
 
 
+def _without_gradient(_: Tensor, logits: Tensor) -> Tensor:
+    return logits.detach() + 0 * logits
+
+
 def check_zero_gradient_at_start(attack: Attack) -> None:
-    """One gradient of zero at the first step is flagged and does not stop the search for good."""
+    """One gradient of zero at the first step is flagged and does not stop the search for good.
+
+    It succeeds after all; where the set cannot change every pixel, it at least moves on.
+    """
     if attack.access != "gradient":
         return
     given, _, _ = half_space()
@@ -106,5 +130,11 @@ def check_zero_gradient_at_start(attack: Attack) -> None:
         found = attack.run(Stalled(given.model), given.x, given.y, eps=eps, stop=stop)
         require(found.x_adv.flatten(1).isfinite().all(1), attack, "x_adv is not finite")
         require((found.flags & Flag.ZERO_GRADIENT) != 0, attack, "the zero gradient has no flag")
-        if isinstance(attack, Rule) and attack.steps > 1:
-            require(found.success, attack, "one gradient of zero stops the search for good")
+        if not (isinstance(attack, Rule) and attack.steps > 1):
+            continue
+        moves = found.success
+        if not isinstance(attack.perturbation, Pixels):
+            dead = After(given.model, _without_gradient)
+            still = attack.run(dead, given.x, given.y, eps=eps, stop="never")
+            moves = moves | (found.x_adv != still.x_adv).flatten(1).any(1)
+        require(moves, attack, "one gradient of zero stops the search for good")

@@ -1,5 +1,6 @@
 """Shapes of a patch: how much of each texel of a square is opaque."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +12,11 @@ from torch.nn import functional
 
 from advbench.attacks.perturbations.picture import Picture
 
+CORNERS = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+"""Of the square in which a shape lies."""
+
 _FINER = 8  # samples per texel and axis when a shape is drawn
+_SIDES = 64
 
 
 class Mask(ABC):
@@ -21,20 +26,15 @@ class Mask(ABC):
     def alpha(self, resolution: int) -> Tensor:
         """Return the opacity of the texels, (resolution, resolution) in [0, 1]."""
 
+    @abstractmethod
+    def outline(self) -> Tensor:
+        """Return the corners (n, 2) of a convex polygon around the shape."""
+
 
 @lru_cache(maxsize=64)
 def opacity(mask: Mask, resolution: int) -> Tensor:
     """Return ``mask.alpha(resolution)``, made once; not to be written to."""
     return mask.alpha(resolution)
-
-
-@lru_cache(maxsize=64)
-def outline(mask: Mask, resolution: int) -> Tensor:
-    """Return the centres (n, 2) of the first and last texel of each row that is not clear."""
-    rows, columns = (opacity(mask, resolution) > 0).nonzero().unbind(1)
-    ends = [(row, columns[rows == row]) for row in rows.unique().tolist()]
-    places = [(int(end), row) for row, held in ends for end in (held.min(), held.max())]
-    return (torch.tensor(places) + 0.5) / resolution * 2 - 1
 
 
 @final
@@ -45,6 +45,10 @@ class Square(Mask):
     def alpha(self, resolution: int) -> Tensor:
         """Return ones."""
         return torch.ones(resolution, resolution)
+
+    def outline(self) -> Tensor:
+        """Return the four corners."""
+        return CORNERS
 
 
 @final
@@ -57,6 +61,11 @@ class Circle(Mask):
         middle = (torch.arange(resolution * _FINER) + 0.5) / (resolution * _FINER) * 2 - 1
         inside = (middle.square().unsqueeze(1) + middle.square() <= 1).float()
         return functional.avg_pool2d(inside[None, None], _FINER)[0, 0]
+
+    def outline(self) -> Tensor:
+        """Return a polygon that touches the disc from outside."""
+        angle = torch.arange(_SIDES) * (2 * math.pi / _SIDES)
+        return torch.stack([angle.cos(), angle.sin()], 1) / math.cos(math.pi / _SIDES)
 
 
 @final
@@ -75,3 +84,7 @@ class Cutout(Mask):
     def alpha(self, resolution: int) -> Tensor:
         """Return the picture at this resolution."""
         return self.picture.resized(resolution).tensor()[0]
+
+    def outline(self) -> Tensor:
+        """Return the four corners of the square."""
+        return CORNERS

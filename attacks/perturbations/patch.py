@@ -87,11 +87,13 @@ class Patch(Perturbation):
         """Move every parameter by the same share of half its range, along the sign of ``g``.
 
         The share is ``length`` over the share covered, so that a step of eps goes from the middle
-        of a range to its end, as it does in a ball.
+        of a range to its end, as it does in a ball. A coordinate whose gradient is rounding next
+        to the largest one stays: its sign would depend on the other rows of the batch.
         """
+        noise = 16 * torch.finfo(g.dtype).eps * g.abs().amax(1, keepdim=True)
         covered = p[:, self._placed]
         share = torch.where(covered > 0, length / covered, 0).unsqueeze(1)
-        step = g.sign() * share / 2
+        step = torch.where(g.abs() > noise, g.sign(), 0) * share / 2
         step[:, self._placed] = 0
         return step
 
@@ -116,7 +118,7 @@ class Patch(Perturbation):
     def largest(self, x: Tensor) -> float:
         """Return the share covered by the largest patch that fits however it is turned."""
         height, width = x.shape[-2:]
-        side = self.placement.room(self.mask, self.side(x), height, width)
+        side = self.placement.room(self.mask, height, width)
         return side**2 * float(self._alpha(x).mean()) / (height * width)
 
     def limit(self, eps: Tensor) -> Tensor:
@@ -133,8 +135,8 @@ class Patch(Perturbation):
         return torch.cat([draws.uniform((self._placed,), p.dtype), p[:, self._placed :]], 1)
 
     def price(self, x: Tensor, p: Tensor) -> Tensor | None:
-        """Return the sum of the penalties, (B,)."""
-        if not self.penalties:
+        """Return the sum of the penalties, (B,); a given picture is free."""
+        if not self.penalties or self.picture is not None:
             return None
         pictures = self.pictures(x, p)
         return torch.stack([penalty(pictures) for penalty in self.penalties]).sum(0)
@@ -193,10 +195,10 @@ class Patch(Perturbation):
         side = (covered * (height * width) / alpha.mean()).sqrt()
         for _ in range(2 if self.placement.perspective else 1):
             # The pixel grid takes or adds a few per cent, a tilt more.
-            where = self.placement.where(u, side, self.side(x), self.mask, height, width)
+            where = self.placement.where(u, side, self.mask, height, width)
             mean = self._warped(mask, where, x).flatten(1).mean(1)
             side = side * (covered / mean.clamp_min(_TINY)).clamp(0.8, 1.25).sqrt()
-        return self.placement.where(u, side, self.side(x), self.mask, height, width)
+        return self.placement.where(u, side, self.mask, height, width)
 
     def _pasted(self, x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """Return the patch on black, times its opacity (B, C, H, W), and the opacity."""
@@ -237,6 +239,8 @@ class Patch(Perturbation):
 
     def _blurred(self, images: Tensor, deviation: Tensor) -> Tensor:
         """Blur by a Gaussian of its own per row; nothing comes in from outside the image."""
+        if not len(images):
+            return images
         rim = self.placement.rim
         away = torch.arange(-rim, rim + 1, device=images.device, dtype=images.dtype)
         weight = (-(away / deviation.clamp_min(1e-3).unsqueeze(1)).square() / 2).exp()

@@ -86,6 +86,11 @@ class Disguise(Penalty):
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return the price (B,); a base of another size is resized."""
+        if self.picture.shape[0] != pictures.shape[1]:
+            raise ValueError(
+                f"Disguise: the base has {self.picture.shape[0]} channels, the patch has "
+                f"{pictures.shape[1]}"
+            )
         base = self.picture.resized(pictures.shape[-1]).tensor().to(pictures)
         excess = ((pictures - base).abs() - self.distance).clamp_min(0)
         return self.weight * excess.flatten(1).mean(1)

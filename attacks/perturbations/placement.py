@@ -7,11 +7,10 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from advbench.attacks.perturbations.masks import Mask, outline
+from advbench.attacks.perturbations.masks import Mask
 
 Box = tuple[float, float, float, float]
 _EVERYWHERE: Box = (0.0, 0.0, 1.0, 1.0)
-_CORNERS = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
 
 class Where(NamedTuple):
@@ -108,12 +107,10 @@ class Placement:
         """Pixels by which blur reaches beyond the patch."""
         return math.ceil(2 * self.blur)
 
-    def where(
-        self, u: Tensor, side: Tensor, resolution: int, mask: Mask, height: int, width: int
-    ) -> Where:
+    def where(self, u: Tensor, side: Tensor, mask: Mask, height: int, width: int) -> Where:
         """Turn coordinates ``u`` (B, len(names)) in [0, 1] into placements of patches.
 
-        ``side`` (B,) is that of the patch's square in pixels, ``resolution`` its texels on a side.
+        ``side`` (B,) is that of the patch's square in pixels.
         """
         given = dict(zip(self.names, u.unbind(1), strict=True))
         middle = torch.full_like(side, 0.5)
@@ -126,8 +123,7 @@ class Placement:
         if self.location is not None:
             y, x = middle * 2 * height * self.location[0], middle * 2 * width * self.location[1]
         else:
-            away = self._clearance(side, resolution, mask, angle, tilt)
-            away = away.clamp_max(self._half(height, width))
+            away = reach(mask.outline(), angle, tilt) * side / 2 + self.rim
             y, x = self._locate(given["y"], given["x"], away, height, width)
         return Where(
             y=y,
@@ -140,25 +136,13 @@ class Placement:
             blur=given["blur"] * self.blur if self.blur else torch.zeros_like(side),
         )
 
-    def _clearance(
-        self, side: Tensor, resolution: int, mask: Mask, angle: Tensor, tilt: Tensor
-    ) -> Tensor:
-        """Distance (B,) of the centre from an edge beyond which no pixel may be touched.
-
-        A texel is seen as far as its width from its centre; the half pixel between an edge and the
-        nearest pixel's centre hides some of that. Texels finer than a pixel are sampled over up to
-        half of it.
-        """
-        texel = side / resolution
-        centres = reach(outline(mask, resolution), angle, tilt) * side / 2
-        width = reach(_CORNERS, angle, tilt) * texel
-        spread = (1 - texel).clamp_min(0) / 2
-        return torch.maximum(centres + width / 2, centres + width - 0.5 + spread) + self.rim
-
     def _locate(
         self, v: Tensor, u: Tensor, away: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        """Draw the centre uniformly from the allowed range without the forbidden one."""
+        """Draw the centre uniformly from the allowed range without the forbidden one.
+
+        It keeps a distance of ``away`` (B,) from their edges.
+        """
         top, bottom = _shrunk(self.allowed[0] * height, self.allowed[2] * height, away)
         left, right = _shrunk(self.allowed[1] * width, self.allowed[3] * width, away)
         if self.forbidden is None:
@@ -203,36 +187,34 @@ class Placement:
             | (x >= self.forbidden[3] * width + away)
         )
 
-    def room(self, mask: Mask, resolution: int, height: int, width: int) -> float:
+    def room(self, mask: Mask, height: int, width: int) -> float:
         """Return the side, in pixels, of the largest patch for which there is a place anyhow."""
         turns = torch.linspace(-1, 1, 61) * math.radians(self.rotation)
         corners = torch.tensor([[0.0, 0.0], [1, 1], [1, -1], [-1, 1], [-1, -1]]) * self.perspective
         angle, tilt = turns.repeat_interleave(5), corners.repeat(61, 1)
-        half_texel = reach(_CORNERS, angle, tilt) / resolution
-        needed = float((reach(outline(mask, resolution), angle, tilt) + half_texel).max())
-        return max(0.0, 2 * (self._half(height, width) - self.rim) / needed)
-
-    def _half(self, height: int, width: int) -> float:
-        """Return the most, in pixels, that a centre can keep away from what may not be touched."""
+        needed = float(reach(mask.outline(), angle, tilt).max())
         if self.location is not None:
             y, x = self.location[0] * height, self.location[1] * width
-            return min(y, height - y, x, width - x)
-        top, left, bottom, right = self.allowed
-        spans = [(bottom - top, right - left)]
-        if self.forbidden is not None:
-            over, before, under, after = self.forbidden
-            spans = [
-                (min(over, bottom) - top, right - left),
-                (bottom - max(under, top), right - left),
-                (bottom - top, min(before, right) - left),
-                (bottom - top, right - max(after, left)),
-            ]
-        return max(min(high * height, wide * width) for high, wide in spans) / 2
+            half = min(y, height - y, x, width - x)
+        else:
+            top, left, bottom, right = self.allowed
+            spans = [(bottom - top, right - left)]
+            if self.forbidden is not None:
+                over, before, under, after = self.forbidden
+                spans = [
+                    (min(over, bottom) - top, right - left),
+                    (bottom - max(under, top), right - left),
+                    (bottom - top, min(before, right) - left),
+                    (bottom - top, right - max(after, left)),
+                ]
+            half = max(min(high * height, wide * width) for high, wide in spans) / 2
+        return max(0.0, 2 * (half - self.rim) / needed)
 
     def permitted(self, height: int, width: int) -> Tensor | None:
         """Tell which pixels (height, width) may be touched; None for all of them.
 
-        A pixel may that lies only partly outside what is allowed, or inside what is forbidden.
+        A texel at the rim of a patch fades out beyond it; it is cut off there. A pixel may be
+        touched that lies only partly outside what is allowed, or inside what is forbidden.
         """
         if self.allowed == _EVERYWHERE and self.forbidden is None:
             return None

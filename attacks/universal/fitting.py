@@ -24,14 +24,13 @@ class Committee:
     Only for rows in random order, as those of a crowd: the mean over them is then that over models.
     """
 
-    def __init__(self, models: Sequence[Model]) -> None:
-        self.models = models
+    def __init__(self, models: Sequence[Model], x: Tensor) -> None:
+        self.victims = [Victim(model, x) for model in models]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits (B, K)."""
-        parts = x.tensor_split(len(self.models))
-        answers = [model(part) for model, part in zip(self.models, parts, strict=True) if len(part)]
-        return torch.cat(answers)
+        parts = x.tensor_split(len(self.victims))
+        return torch.cat([ask(part) for ask, part in zip(self.victims, parts, strict=True)])
 
 
 def gather(batches: Iterable[tuple[Tensor, Tensor]], targets: int | None) -> tuple[Tensor, Tensor]:
@@ -83,6 +82,10 @@ def fit_shared(
     members: list[Any] = list(models) if isinstance(models, Sequence) else [models]
     if not members:
         raise ValueError("there is no model to fit to")
+    if samples < len(members):
+        raise ValueError(
+            f"samples must be at least {len(members)}, an image for each model; got {samples}"
+        )
     with ExitStack() as stack:
         for model in members:
             stack.enter_context(frozen(model, seed))
@@ -91,7 +94,7 @@ def fit_shared(
         x, y = checks.inside_box(x).to(device, working), y.to(device)
         aims = None if targets is None else torch.full_like(y, targets)
         criterion = Criterion(y, aims)
-        victim = Victim(members[0] if len(members) == 1 else Committee(members), x, criterion)
+        victim = Victim(members[0] if len(members) == 1 else Committee(members, x), x, criterion)
         crowd = Crowd(x, criterion, fresh=rule.access == "gradient")
         rules = Rules(
             victim,

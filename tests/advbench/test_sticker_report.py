@@ -1,5 +1,6 @@
 """What is made of a run with stickers: the numbers from the rows, the prints, the files."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,9 +13,10 @@ from PIL import Image
 from advbench.attacks import Patch, Picture, Placement
 from advbench.bench.plan import plan
 from advbench.bench.store import Store, opened
+from advbench.bench.table import to_csv
 from advbench.cli import main
 from advbench.config import load
-from advbench.report import curves, sheet
+from advbench.report import curves, figures, sheet
 from advbench.report.saved import attack_of, read_sticker
 from advbench.report.stickers import rebuilt, write_stickers
 from advbench.report.trial import CAUTION, Rate, Trial, controls_of
@@ -209,7 +211,8 @@ def test_angles_are_counted_in_bins_over_the_range():
 
 
 def test_csv_leaves_empty_what_is_not_known_and_quotes_formulas():
-    assert curves.to_csv([{"a": "=1+1", "b": None, "c": 0.5}]) == "a,b,c\n'=1+1,,0.5\n"
+    line = {"a": "=1+1", "b": None, "c": 0.5}
+    assert to_csv([line], list(line)) == "a,b,c\n'=1+1,,0.5\n"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -223,7 +226,8 @@ def test_a_sheet_holds_every_texel_at_its_size(channels):
     pixels = np.asarray(image)
     art = pixels[place.margin : place.margin + place.side, place.margin :][:, : place.side]
     texels = art.reshape(5, place.scale, 5, place.scale, 4)
-    inside = texels[..., 3] == 255
+    outline = (art[..., 3] == 255) & (art[..., :3] == 128).all(2)
+    inside = (texels[..., 3] == 255) & ~outline.reshape(texels.shape[:4])
     whole = np.broadcast_to((values.numpy() * 255).round().transpose(1, 2, 0), (5, 5, 3))
     expected = np.broadcast_to(whole[:, None, :, None], (*inside.shape, 3))
     assert (texels[..., :3][inside] == expected[inside]).all()
@@ -233,7 +237,6 @@ def test_a_sheet_holds_every_texel_at_its_size(channels):
     marks = pixels[: place.margin, :, 3]
     assert (marks[:, place.margin] == 255).any()
     assert (marks[:, place.margin + place.side] == 255).any()
-    outline = (art[..., 3] == 255) & (art[..., :3] == 128).all(2)
     assert outline[place.side // 8, : place.side // 2].any()
 
 
@@ -369,3 +372,55 @@ def test_a_run_without_stickers_writes_none(done, tmp_path):
     with opened(tmp_path / "empty") as store:
         assert write_stickers(cells, store) is None
     assert not (tmp_path / "empty" / "stickers").exists()
+
+
+_HOSTILE = """\
+[data]
+name = "digits"
+samples = 20
+[[model]]
+name = "zoo:digits/linear"
+label = 'a$b_$\\frac{ <b>%s'
+[[model]]
+name = "zoo:digits/linear"
+label = '%s'
+[[attack]]
+name = "sticker"
+eps = 0.2
+samples = 2
+images = 16
+surrogate = ['a$b_$\\frac{ <b>%s', ['a$b_$\\frac{ <b>%s', '%s']]
+[attack.attack]
+name = "mi_fgsm"
+steps = 1
+perturbation = "patch"
+"""
+
+
+@pytest.mark.slow
+def test_any_label_and_class_can_be_drawn_and_named(tmp_path):
+    first, second = "x" * 120, "y" * 120
+    config = tmp_path / "hostile.toml"
+    config.write_text(_HOSTILE % (first, second, first, first, second))
+    assert main(["run", str(config), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    folder = tmp_path / "run" / "stickers"
+    names = {path.name for path in folder.iterdir()}
+    assert {"area.png", "transfer.png", "location.png"} <= names
+    assert len([name for name in names if name.startswith("sticker-")]) == 4
+    (overview,) = folder.glob("overview-*.png")
+    before = overview.read_bytes()
+    with opened(folder.parent) as store:
+        write_stickers([_knowing(cell, 2) for cell in _cells(config)], store)
+    assert overview.read_bytes() != before
+
+
+def _knowing(cell, count):
+    """A cell whose data set has names for its first classes only, fewer than its labels need."""
+    samples = cell.selection.samples
+    fewer = dataclasses.replace(samples, classes=samples.classes[:count])
+    return dataclasses.replace(cell, selection=dataclasses.replace(cell.selection, samples=fewer))
+
+
+def test_a_title_is_no_formula():
+    shown = figures.Shown(np.zeros((2, 2, 3), np.uint8), "$x_$")
+    assert figures.overview("a$b_$\\frac{", [shown], [shown]).startswith(b"\x89PNG")

@@ -1,34 +1,47 @@
 """Every registered attack keeps every promise that an attack makes."""
 
 import pytest
+import torch
 
 from advbench import registry
 from advbench.attacks import (
     L0,
     L1,
+    NIFGSM,
     PGD,
     Attack,
     Fittable,
     Grid,
+    MinimumEps,
     Patch,
+    Picture,
     Placement,
     RandomNoise,
     RandomSearch,
     Square,
+    TotalVariation,
 )
 from advbench.testing import CHECKS, FIT_CHECKS, Check, FitCheck
 
 KINDS = [registry.get("attacks", name) for name in registry.names("attacks")]
+LOOKS = Placement(rotation=20, perspective=0.2, brightness=0.1, contrast=0.2, blur=0.3)
+RAMP = Picture.of(torch.linspace(0, 1, 9).view(1, 3, 3))
 ATTACKS: list[Attack] = [
     *(attack for kind in KINDS if issubclass(kind, Attack) for attack in kind.examples()),
     PGD(perturbation=L1(), steps=12),
     PGD(perturbation=L0(), steps=5, restarts=2),
     RandomSearch(perturbation=L1(), steps=10),
     RandomNoise(perturbation=L0(), steps=5),
-    PGD(perturbation=Patch(mask=Square(), resolution=4), steps=20),
+    PGD(perturbation=Patch(), steps=5),
+    PGD(
+        perturbation=Patch(mask=Square(), placement=LOOKS, penalties=(TotalVariation(0.1),)),
+        steps=5,
+    ),
+    NIFGSM(perturbation=Patch()),
     RandomSearch(perturbation=Patch(placement=Placement(rotation=20)), steps=10),
-    RandomNoise(perturbation=Patch(), steps=5),
-    Grid(perturbation=Patch(), points=4, blocks=2),
+    RandomNoise(perturbation=Patch(picture=RAMP), steps=5),
+    Grid(perturbation=Patch(picture=RAMP), points=4, blocks=2),
+    MinimumEps(attack=PGD(perturbation=Patch(), steps=5), rounds=6),
 ]
 FITTABLES: list[Fittable] = [
     one for kind in KINDS if issubclass(kind, Fittable) for one in kind.examples()

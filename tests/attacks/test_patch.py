@@ -61,22 +61,18 @@ def test_at_a_whole_pixel_it_equals_slicing(shape: tuple[int, ...], side: int) -
     p = spread(patch, x, side**2 / (height * width))
     expected = x.clone()
     expected[:, :, top : top + side, left : left + side] = patch.pictures(x, p)
-    torch.testing.assert_close(patch.apply(x, p), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(patch.apply(x, p), expected, rtol=0, atol=1e-6)
+    if side in (2, 4, 8):  # what is divided by them is divided exactly
+        assert torch.equal(patch.apply(x, p), expected)
     outside = torch.ones_like(x, dtype=torch.bool)
     outside[:, :, top : top + side, left : left + side] = False
     assert torch.equal(patch.apply(x, p)[outside], x[outside])
 
 
-def test_at_a_whole_pixel_of_a_square_image_it_equals_slicing_bit_for_bit() -> None:
-    patch = Patch(mask=Square(), placement=Placement(location=(0.5, 0.5)), resolution=4)
-    x = images(3, 3, 8, 8)
-    p = spread(patch, x, 0.25)
-    expected = x.clone()
-    expected[:, :, 2:6, 2:6] = patch.pictures(x, p)
-    assert torch.equal(patch.apply(x, p), expected)
+DISC = Cutout(Picture.of(Circle().alpha(9).square()[None]))
 
 
-@pytest.mark.parametrize("mask", [Circle(), Square()], ids=repr)
+@pytest.mark.parametrize("mask", [Circle(), Square(), DISC], ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize(
     "placement",
     [
@@ -321,3 +317,5 @@ def test_penalties_are_taken_off_the_loss() -> None:
     pictures = plain.pictures(x, p)
     price = TotalVariation(0.5)(pictures) + NonPrintability(0.1)(pictures)
     torch.testing.assert_close(losses[0] - losses[1], price)
+    given = replace(charged, picture=Picture.of(pictures[0]))
+    assert given.price(x, spread(given, x, 0.3)) is None, "nothing is left to pay for"

@@ -8,10 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from advbench import registry
-from advbench.attacks import BPDA, EOT, PGD, CrossEntropy, Flag, Linf, Loss, Margin
+from advbench.attacks import (
+    BPDA,
+    EOT,
+    PGD,
+    CrossEntropy,
+    Flag,
+    Linf,
+    Loss,
+    Margin,
+    Patch,
+    Placement,
+    TotalVariation,
+)
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.perturbations import Perturbation
-from advbench.attacks.perturbations.perturbation import Pixels
 from advbench.attacks.query import AccessError, Problem, Query, Record, Rules, keep_better
 from advbench.attacks.randomness import Draws
 from advbench.attacks.victim import Victim
@@ -19,8 +30,8 @@ from advbench.models.ffn import ACTIVATIONS
 from advbench.testing.victims import Affine, After, Watched, inputs, numbers, smooth
 
 NAMES = registry.names("perturbations")
-EVERY = [registry.get("perturbations", name)() for name in NAMES]
-SETS: list[Perturbation] = [one for one in EVERY if isinstance(one, Pixels)]
+SETS: list[Perturbation] = [registry.get("perturbations", name)() for name in NAMES]
+FIXED = Patch(placement=Placement(location=(0.4, 0.5)), penalties=(TotalVariation(0.5),))
 LOSSES: list[Loss] = [registry.get("losses", name)() for name in registry.names("losses")]
 WIDTH = 12
 
@@ -38,7 +49,8 @@ def query(model: Any, criterion: Criterion, x: Tensor, **changes: Any) -> Query:
     draws = Draws(count, torch.arange(len(x)), count, count)
     eps = torch.full((len(x),), 0.1, dtype=x.dtype)
     problem = Problem(x, eps, criterion, draws, count)
-    return Query(dataclasses.replace(rules, **changes), problem, Record.blank(torch.zeros_like(x)))
+    rules = dataclasses.replace(rules, **changes)
+    return Query(rules, problem, Record.blank(rules.perturbation.zero(x)))
 
 
 def differences(ask: Query, p: Tensor, h: float = 1e-6) -> Tensor:
@@ -69,13 +81,24 @@ def test_gradient_is_that_of_the_loss(activation: str, classes: int, loss: Loss)
         torch.testing.assert_close(got, differences(ask, p), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("eot", [None, EOT(2)], ids=repr)
-@pytest.mark.parametrize("perturbation", SETS, ids=repr)
+@pytest.mark.parametrize(
+    ("perturbation", "eot"),
+    [
+        *((one, None) for one in [*SETS, FIXED]),
+        # What varies would be drawn anew in each query: no differences to take.
+        *((one, EOT(2)) for one in [*SETS, FIXED] if not one.varies),
+    ],
+    ids=repr,
+)
 def test_gradient_in_every_set(perturbation: Perturbation, eot: EOT | None) -> None:
     model, x, y, _ = smooth(count=3)
     ask = query(model, Criterion(y), x, perturbation=perturbation, loss=Margin(), eot=eot)
-    p = perturbation.zero(x) + 0.05 * numbers(26, *perturbation.zero(x).shape)
-    torch.testing.assert_close(ask(p, grad=True).grad, differences(ask, p), rtol=1e-6, atol=1e-8)
+    start = perturbation.project(x, perturbation.zero(x), torch.full((3,), 0.2).to(x))
+    p = start + 0.05 * numbers(26, *start.shape)
+    expected = differences(ask, p)
+    if isinstance(perturbation, Patch):  # no gradient reaches the share that is covered
+        expected[:, len(perturbation.placement.names)] = 0
+    torch.testing.assert_close(ask(p, grad=True).grad, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_bpda_runs_one_way_and_differentiates_another() -> None:
@@ -201,6 +224,8 @@ def test_no_gradient_is_an_error_that_names_the_way_out() -> None:
     detached = After(model, lambda _, z: z.detach())
     with pytest.raises(ValueError, match=r"no gradient reaches the input.*random_noise.*BPDA"):
         PGD(steps=1).run(detached, x, y, eps=0.1)
+    with pytest.raises(ValueError, match="no gradient reaches the input"):  # penalties have one
+        PGD(perturbation=FIXED, steps=1).run(detached, x, y, eps=0.1)
 
 
 def test_flags_name_what_was_wrong() -> None:

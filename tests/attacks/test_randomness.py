@@ -123,5 +123,10 @@ def test_signs() -> None:
     assert abs(float(s.mean())) < 0.05
 
 
+def test_nothing_per_row() -> None:
+    assert draws(3).uniform((0,)).shape == (3, 0)
+    assert draws(0).uniform((2,)).shape == (0, 2)
+
+
 def test_scalar_per_row() -> None:
     assert draws(5).uniform(()).shape == (5,)
