@@ -19,7 +19,7 @@ from advbench.benchmarks.sticker_contestants import (
     paste,
     sticker_of,
 )
-from advbench.benchmarks.sticker_report import StickerLine, write_stickers
+from advbench.benchmarks.sticker_report import StickerLine, markdown, write_stickers
 from advbench.benchmarks.stickers import answers, judged_on, main, measure, success, training
 
 TASK = StickerTask(eps=0.2, targets=1, images=8, steps=4, samples=4)
@@ -221,6 +221,15 @@ def test_writes_both_tables(tmp_path: Path, lines: dict[str, StickerLine]) -> No
     assert "is 5.00 times that after the first: it is never reset" in text
     assert "Not measured: absent (not installed)." in text
     assert "Not measured: all (no data)." in text
+
+
+def test_each_area_has_a_table_of_its_own(lines: dict[str, StickerLine]) -> None:
+    rows = [replace(line, eps=eps) for eps in (0.2, 0.1) for line in lines.values()]
+    text = markdown(rows, {})
+    assert text.count("## tiny") == 1
+    assert text.count("| sticker | targeted success |") == 2
+    assert "Target 1, 20% of the image" in text
+    assert "Target 1, 10% of the image" in text
 
 
 def test_names_its_victims_when_asked_for_another(tmp_path: Path) -> None:

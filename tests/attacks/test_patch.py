@@ -80,6 +80,7 @@ DISC = Cutout(Picture.of(Circle().alpha(9).square()[None]))
         Placement(rotation=180),
         Placement(rotation=20, perspective=0.2, brightness=0.1, contrast=0.3),
         Placement(blur=1.0),
+        Placement(perspective=0.4),
         Placement(allowed=(0.0, 0.2, 1.0, 0.9)),
     ],
     ids=repr,
@@ -136,6 +137,24 @@ def test_a_fixed_place_is_the_only_one() -> None:
     facts = patch.facts(images(2, 1, 16, 16), spread(patch, images(2, 1, 16, 16), 1 / 16))
     assert torch.equal(facts["patch_y"], full(2, 0.25))
     assert torch.equal(facts["patch_x"], full(2, 0.5))
+
+
+def test_the_largest_patch_finds_the_only_place_left() -> None:
+    patch = Patch(mask=Square(), placement=Placement(forbidden=(0.5, 0.0, 1.0, 1.0)))
+    x = torch.ones(100, 1, 16, 16)
+    assert patch.largest(x) == 0.25
+    p = spread(patch, x, 0.25)
+    assert (patch.size(x, p) > 0.98 * 0.25).all()
+    assert torch.equal(patch.apply(x, p)[:, :, 8:], x[:, :, 8:])
+
+
+def test_what_a_blur_spreads_stays_on_the_image() -> None:
+    """Two pixels more from the edge than a sharp patch with half a side of four pixels."""
+    x = torch.zeros(1, 1, 32, 32)
+    for blur, distance in ((0.0, 4), (1.0, 6)):
+        patch = Patch(mask=Square(), placement=Placement(blur=blur))
+        corner = patch.project(x, 0 * patch.zero(x), full(1, 64 / 1024))
+        assert float(patch.facts(x, corner)["patch_y"]) * 32 == pytest.approx(distance, abs=0.1)
 
 
 def test_pixels_that_are_not_covered_stay_bit_for_bit() -> None:

@@ -152,6 +152,14 @@ def test_under_expectation_a_patch_is_tried_elsewhere() -> None:
     assert (still.forwards == 3 * 4).all()
 
 
+def test_images_of_the_class_to_reach_teach_nothing() -> None:
+    model, x, y, _ = balanced(dtype=torch.float32)
+    one, rest = Sticker.examples()[0], y != 1
+    assert 0 < rest.sum() < len(y)
+    whole = one.fit(model, [(x, y)], eps=0.3, targets=1)
+    assert one.fit(model, [(x[rest], y[rest])], eps=0.3, targets=1) == whole
+
+
 def test_equal_models_together_are_one() -> None:
     case = smooth(count=30, dtype=torch.float32)
     one = Sticker.examples()[0]
