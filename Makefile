@@ -14,6 +14,7 @@ golden:
 
 bench:
 	python -m advbench.benchmarks.peers
+	python -m advbench.benchmarks.stickers
 
 # Trains every net again; one alone: make advbench/models/weights/digits/cnn.safetensors
 zoo: $(patsubst configs/zoo/%.toml,advbench/models/weights/%.safetensors,$(wildcard configs/zoo/*/*.toml))

@@ -1,1 +1,1 @@
-"""Measurements of advbench itself; `python -m advbench.benchmarks.peers` is the way in."""
+"""Measurements of advbench itself; `peers` and `stickers` are run with `python -m`."""

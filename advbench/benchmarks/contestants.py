@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from advbench.benchmarks.machine import installed
 
 Call = Callable[[], Tensor]
 
@@ -52,10 +53,7 @@ class Contestant:
     @property
     def version(self) -> str | None:
         """Installed version, or None where the distribution is not installed."""
-        try:
-            return version(self.distribution)
-        except PackageNotFoundError:
-            return None
+        return installed(self.distribution)
 
 
 def _ours(stop: Literal["never", "success"]) -> Callable[[nn.Module, Tensor, Tensor, Task], Call]:

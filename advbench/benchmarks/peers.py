@@ -7,11 +7,8 @@ how cost and strength are measured is written above the tables (`report.METHOD`)
 from __future__ import annotations
 
 import copy
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench.benchmarks.contestants import CONTESTANTS, Contestant, Task
+from advbench.benchmarks.machine import facts
 from advbench.benchmarks.measuring import Whole, counted, floor, race
 from advbench.benchmarks.report import Line, write
 from advbench.benchmarks.victims import VICTIMS, Victim
@@ -99,25 +97,6 @@ def tasks(victim: Victim) -> Iterator[Task]:
         yield Task(steps, "l2", victim.l2)
 
 
-def facts(repetitions: int) -> dict[str, str]:
-    """Describe what the figures depend on: machine, versions, threads, day."""
-    libraries = {contestant.distribution: contestant.version for contestant in CONTESTANTS}
-    return {
-        "measured": f"{datetime.now(UTC):%Y-%m-%d}, medians of {repetitions} repetitions",
-        "processor": f"{_processor()}, {torch.get_num_threads()} thread",
-        "python, torch": f"{platform.python_version()}, {version('torch')}",
-        "libraries": ", ".join(f"{name} {found}" for name, found in libraries.items() if found),
-    }
-
-
-def _processor() -> str:
-    """Name of the CPU as the kernel gives it, where it does."""
-    listing = Path("/proc/cpuinfo")
-    text = listing.read_text(encoding="utf-8") if listing.is_file() else ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.machine()
-
-
 @click.command()
 @click.option(
     "--out",
@@ -147,7 +126,8 @@ def main(out: Path, repetitions: int, only: tuple[str, ...]) -> None:
         for task in tasks(victim):
             click.echo(f"{victim.label}: {task.label} {task.norm}", err=True)
             lines += measure(victim.label, model, x, y, task, repetitions=repetitions)
-    write(out, lines, facts(repetitions))
+    distributions = [contestant.distribution for contestant in CONTESTANTS]
+    write(out, lines, facts(repetitions, distributions))
     click.echo(out / "peers.md")
 
 

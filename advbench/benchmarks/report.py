@@ -1,10 +1,10 @@
-"""The benchmark's two files: peers.csv with every figure, peers.md to be read."""
+"""A benchmark's two files, a CSV with every figure and a page to be read; here those of peers."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -47,12 +47,17 @@ leaves a sample at the first image that fools the model, `stop=never` runs all s
 
 def write(folder: Path, lines: Sequence[Line], facts: Mapping[str, str]) -> None:
     """Write peers.csv and peers.md into `folder`, which is made where it is missing."""
+    store(folder, "peers", [asdict(line) for line in lines], markdown(lines, facts))
+
+
+def store(folder: Path, name: str, rows: Sequence[Mapping[str, object]], page: str) -> None:
+    """Write NAME.csv and NAME.md into `folder`; at least one row, all with the same keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "peers.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
-        table.writerows(asdict(line) for line in lines)
-    (folder / "peers.md").write_text(markdown(lines, facts), encoding="utf-8")
+        table.writerows(rows)
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
 
 
 def markdown(lines: Sequence[Line], facts: Mapping[str, str]) -> str:

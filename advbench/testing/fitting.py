@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +20,17 @@ _SHARE = 0.5
 _ELSEWHERE = ("shapes",)  # what is fitted to inputs of one shape need not take another
 
 
-def fitted(one: Fittable, given: Case, **terms: Any) -> Attack:
-    """Fit to all inputs of a case as one batch, at half of the largest eps."""
-    eps = scale(one, given.x, _SHARE)
-    return one.fit(given.model, [(given.x, given.y)], **{"eps": eps, **terms})
+def fitted(
+    one: Fittable,
+    given: Case,
+    *,
+    eps: float | None = None,
+    targets: int | None = None,
+    seed: int = 0,
+) -> Attack:
+    """Fit to all inputs of a case as one batch, by default at half of the largest eps."""
+    eps = scale(one, given.x, _SHARE) if eps is None else eps
+    return one.fit(given.model, [(given.x, given.y)], eps=eps, targets=targets, seed=seed)
 
 
 def _optimises(one: Fittable) -> bool:
@@ -32,10 +38,12 @@ def _optimises(one: Fittable) -> bool:
     return one.access == "gradient" or bool(one.controls())
 
 
-def _refuses_to_fit(one: Fittable, given: Case, **terms: Any) -> str | None:
+def _refuses_to_fit(
+    one: Fittable, given: Case, *, eps: float | None = None, targets: int | None = None
+) -> str | None:
     """Return the words of the ``ValueError`` that the fit raises; None if it raises none."""
     try:
-        fitted(one, given, **terms)
+        fitted(one, given, eps=eps, targets=targets)
     except ValueError as error:
         return str(error)
     return None

@@ -193,7 +193,7 @@ class Patch(Perturbation):
         alpha = self._alpha(x)
         mask = alpha.expand(len(x), 1, -1, -1)
         side = (covered * (height * width) / alpha.mean()).sqrt()
-        for _ in range(2 if self.placement.perspective else 1):
+        for _ in range(5 if self.placement.perspective else 1):
             # The pixel grid takes or adds a few per cent, a tilt more.
             where = self.placement.where(u, side, self.mask, height, width)
             mean = self._warped(mask, where, x).flatten(1).mean(1)

@@ -152,6 +152,13 @@ def test_under_expectation_a_patch_is_tried_elsewhere() -> None:
     assert (still.forwards == 3 * 4).all()
 
 
+def test_the_seed_draws_the_images_and_places() -> None:
+    case = balanced(dtype=torch.float32)
+    one = Sticker.examples()[1]
+    first, again, other = (picture(fitted(one, case, seed=seed)) for seed in (0, 0, 1))
+    assert first == again != other
+
+
 def test_images_of_the_class_to_reach_teach_nothing() -> None:
     model, x, y, _ = balanced(dtype=torch.float32)
     one, rest = Sticker.examples()[0], y != 1
