@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from advbench import registry
 from advbench.testing import interface
 
 PACKAGE = Path(__file__).parents[1] / "advbench"
@@ -20,16 +21,6 @@ ALLOWED = {
     "attacks": ("torch", "advbench.attacks"),
     "defenses": ("torch", "advbench.attacks", "advbench.defenses"),
 }
-PARTS = (
-    "attacks",
-    "perturbations",
-    "masks",
-    "penalties",
-    "losses",
-    "defenses",
-    "models",
-    "datasets",
-)
 # Parameters of functions may have names that fields of a plugin may not.
 FOREIGN_WORDS = {
     word: house
@@ -161,8 +152,8 @@ def unregistered(files: dict[str, str], registered: set[str]) -> list[str]:
 def entry_points(repository: Path) -> set[str]:
     text = (repository / "pyproject.toml").read_text(encoding="utf-8")
     groups = tomllib.loads(text)["project"]["entry-points"]
-    assert {group.removeprefix("advbench.") for group in groups} >= set(PARTS)
-    return {value for part in PARTS for value in groups[f"advbench.{part}"].values()}
+    assert {group.removeprefix("advbench.") for group in groups} >= set(registry.KINDS)
+    return {value for part in registry.KINDS for value in groups[f"advbench.{part}"].values()}
 
 
 @pytest.mark.parametrize("room", ALLOWED)
