@@ -161,3 +161,52 @@ def test_measured_figures_are_those_of_the_published_tables(repository: Path) ->
         assert line["n"] == n.replace(",", "")
         names = ("clean_accuracy", "robust_accuracy", "robust_low", "robust_high")
         assert [f"{float(line[name]):.3f}" for name in names] == figures, model
+
+
+def test_measured_stickers_are_those_of_the_published_tables(repository: Path) -> None:
+    text = (repository / "docs/stickers.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| ([\w:/ -]+?) \| ([\d.]+) \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) "
+        r"\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+        text,
+        re.MULTILINE,
+    )
+    assert len(rows) == 7
+    labels = {"zoo:cifar10/cnn": "cnn", "published ResNet-20": "resnet20"}
+    published = [
+        line
+        for page in (repository / "results/published").glob("stickers*.csv")
+        if page.stem != "stickers_defense"
+        for line in csv.DictReader(page.read_text(encoding="utf-8").splitlines())
+        if line["targets"] and not line["surrogate"]
+    ]
+    for model, area, *figures in rows:
+        found = {
+            line["attack"]: line
+            for line in published
+            if line["model"] == labels.get(model, model) and float(line["eps"]) == float(area)
+        }
+        sticker = found.pop("sticker")
+        told = [sticker[name] for name in ("targeted_rate", "targeted_low", "targeted_high")]
+        controls = ("noise_sticker", "grey_sticker", "picture_sticker")
+        told += [found[name]["targeted_rate"] for name in controls]
+        assert [f"{float(value):.3f}" for value in told] == figures, model
+
+
+def test_measured_defences_are_those_of_the_published_table(repository: Path) -> None:
+    text = (repository / "docs/stickers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (zoo:digits/\w+) ((?:\| [\d.]+ ){7})\|$", text, re.MULTILINE)
+    assert len(rows) == 3
+    page = repository / "results/published/stickers_defense.csv"
+    lines = list(csv.DictReader(page.read_text(encoding="utf-8").splitlines()))
+    for model, figures in rows:
+        own = [line for line in lines if line["model"] == model]
+        told = [own[0]["clean_accuracy"]]
+        for area in (0.1, 0.2):
+            for attack in ("sticker", "patch_per_image", "black_box_patch"):
+                (line,) = (
+                    one for one in own if one["attack"] == attack and float(one["eps"]) == area
+                )
+                told.append(line["robust_accuracy"])
+        given = [part.strip() for part in figures.strip("| ").split("|")]
+        assert [f"{float(value):.3f}" for value in told] == given, model

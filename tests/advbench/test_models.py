@@ -27,6 +27,8 @@ ARCHITECTURES = [
 ZOO = {
     "cifar10/cnn": 0.70,
     "digits/cnn": 0.97,
+    "digits/cnn_patch_adv": 0.97,
+    "digits/cnn_patch_noise": 0.98,
     "digits/ffn_relu": 0.95,
     "digits/ffn_sigmoid": 0.95,
     "digits/ffn_softplus": 0.95,
