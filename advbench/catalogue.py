@@ -62,9 +62,11 @@ def _toml(value: Any) -> str:
         return "(not given)"
     if isinstance(value, dict):
         rest = {key: v for key, v in value.items() if key not in ("name", "version")}
-        inner = "".join(f", {key} = {_toml(v)}" for key, v in rest.items() if v is not None)
-        name = json.dumps(value.get("name"))
-        return f"{{name = {name}{inner}}}" if inner else name
+        inner = [f"{key} = {_toml(v)}" for key, v in rest.items() if v is not None]
+        if "name" not in value:
+            return f"{{{', '.join(inner)}}}"
+        name = json.dumps(value["name"])
+        return f"{{{', '.join([f'name = {name}', *inner])}}}" if inner else name
     return json.dumps(value)
 
 

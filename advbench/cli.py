@@ -31,7 +31,7 @@ _CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Pat
 _SET = click.option(
     "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key."
 )
-_KINDS = click.Choice(["attacks", "defenses", "models", "datasets"])
+_KINDS = click.Choice(registry.KINDS)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -191,7 +191,7 @@ def train(config: Path, folder: Path) -> int:
 @click.argument("kind", metavar="KIND", type=_KINDS)
 @_JSON
 def list_(kind: str, as_json: bool) -> None:
-    """List what a configuration can name: KIND is attacks, defenses, models or datasets."""
+    """List what a configuration can name: attacks, perturbations, models, datasets and so on."""
     entries = []
     for name in registry.names(kind):
         try:
