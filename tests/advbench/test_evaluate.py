@@ -126,3 +126,20 @@ def test_the_package_names_only_what_it_has():
     assert advbench.__version__
     with pytest.raises(AttributeError, match="has no attribute 'evalute'"):
         advbench.evalute  # noqa: B018
+
+
+def test_a_sticker_is_fitted_to_the_training_images_and_judged_beside_its_controls(linear, digits):
+    train = data.load("digits", "train", 100)
+    results = advbench.evaluate(linear, digits, ["sticker"], eps=0.3, targets=3, train=train)
+    assert not results.errors
+    names = ["sticker", "noise_sticker", "grey_sticker", "picture_sticker", "worst"]
+    assert list(results.table.attack) == names
+    rates = results.table.set_index("attack").targeted_rate
+    assert rates["sticker"] > rates.drop(["sticker", "worst"]).max()
+    assert {"patch_y", "patch_x", "patch_angle"} <= set(results.samples.columns)
+
+
+def test_without_training_images_nothing_is_fitted(linear, digits):
+    results = advbench.evaluate(linear, digits, ["sticker"], eps=0.3)
+    assert set(results.table.status) == {"error", "incomplete"}
+    assert all("train=(x, y)" in error for error in results.errors)
