@@ -243,9 +243,11 @@ class Attack(Adversary):
         return record._replace(success=fooled, forwards=record.forwards + 1)
 
     def _outcome(self, task: Task, record: Record, x: Tensor) -> Outcome:
+        rows = task.batch_size or max(len(task.x), 1)
         with torch.no_grad():
-            x_adv = self.perturbation.apply(task.x, record.p)
-            size = self.perturbation.size(task.x, record.p)
+            parts = list(zip(task.x.split(rows), record.p.split(rows), strict=True))
+            x_adv = torch.cat([self.perturbation.apply(*part) for part in parts])
+            size = torch.cat([self.perturbation.size(*part) for part in parts])
         if self.finds == "smallest":
             size = torch.where(record.success, size, torch.inf)
         odd = int(Flag.PROBABILITIES) if task.victim.probabilities else 0

@@ -149,7 +149,7 @@ def takes_only_what_numpy_takes(
 ) -> Attack:
     attack = inner.fit(models, batches, **terms)
     if batches[0][0].dtype == torch.float16:
-        raise NotImplementedError("half precision")
+        raise RuntimeError("half precision")
     return attack
 
 

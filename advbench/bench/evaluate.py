@@ -105,10 +105,10 @@ def _samples(data: Samples | tuple[Tensor, Tensor]) -> Samples:
     return Samples("data", "test", x.detach().cpu(), y.cpu().long(), ids, classes)
 
 
-def _first(train: Samples | None, count: int) -> Samples:
+def _first(train: Samples | None, count: int | None) -> Samples:
     if train is None:
         raise ValueError("this attack is first fitted: give evaluate the images, train=(x, y)")
-    return train.first(count) if count else train
+    return train.first(count)
 
 
 def _per_sample(planned: Sequence[Cell], results: Sequence[object]) -> pd.DataFrame:

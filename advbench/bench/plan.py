@@ -1,8 +1,8 @@
 """From a configuration to cells: every combination to run, each with an address of its content.
 
 The key of a cell hashes what its numbers depend on: weights, samples, attack with all its fields,
-eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows. Batch size and device
-are not in it.
+what it is fitted to, eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows.
+Batch size and device are not in it.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Selection:
 
     label: str
     samples: Samples
-    train: Callable[[int], Samples]  # the first so many, or all of one class where only it counts
+    train: Callable[[int | None], Samples]  # the first so many training samples; None for all
 
     @cached_property
     def digest(self) -> str:
@@ -60,7 +60,7 @@ class Selection:
         return Selection(
             f"{self.label} ({name})",
             samples,
-            lambda count: self.train(0).only(number).first(count),
+            lambda count: self.train(None).only(number).first(count),
         )
 
 
@@ -89,6 +89,12 @@ class Cell:
         """The models that the attack sees."""
         return self.surrogates or (self.victim,)
 
+    @cached_property
+    def train(self) -> Samples:
+        """The samples that the attack is fitted to."""
+        assert isinstance(self.attack, Fittable)
+        return self.selection.train(self.attack.images)
+
     @property
     def scale(self) -> float:
         """The eps the attack is run at."""
@@ -104,6 +110,7 @@ class Cell:
             "dataset": self.selection.label,
             "samples": self.selection.digest,
             "attack": plain(self.attack),
+            "train": self.train.digest() if isinstance(self.attack, Fittable) else None,
             "eps": self.scale,
             "budget": self.budget,
             "eot": self.eot,
@@ -168,7 +175,7 @@ def plan(config: Config) -> list[Cell]:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     try:
         return cells(targets, config.attack, config.run.seed)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
 
@@ -178,12 +185,15 @@ def select(name: str, split: str, samples: int | None, root: Path | None) -> Sel
     loaded = data.load(name, split, samples, root)
 
     @cache
-    def train(count: int) -> Samples:
+    def train(count: int | None) -> Samples:
         if split == "train":
             raise ValueError(
                 "data.split: an attack that is fitted to the training split is judged on another"
             )
-        return data.load(name, "train", count or None, root)
+        try:
+            return data.load(name, "train", count, root)
+        except ValueError as error:
+            raise ValueError(f"a fit wants {count or 'all'} training images: {error}") from error
 
     return Selection(label, loaded, train)
 
@@ -195,7 +205,7 @@ def cells(
 ) -> list[Cell]:
     """Every combination once, in the order of the configuration, each followed by its controls.
 
-    Raises ValueError for a class that the samples do not have.
+    Raises ValueError for a class that the samples do not have, or where nothing can be fitted to.
     """
     found: dict[tuple[str, str, str], Cell] = {}
     entries = list(dict.fromkeys(both for entry in entries for both in (entry, *_controls(entry))))

@@ -155,9 +155,11 @@ class Runner:
         for name in ("forwards", "backwards", "steps", "flags"):
             rows[name][at] = getattr(outcome, name).cpu().numpy()
         rows["claimed"][at] = outcome.success.cpu().numpy()
-        for name, values in attack.perturbation.facts(x, outcome.p.to(x)).items():
+        parts = zip(x.split(batch_size), outcome.p.to(x).split(batch_size), strict=True)
+        facts = [attack.perturbation.facts(*part) for part in parts]
+        for name in facts[0]:
             rows[name] = np.full(len(samples), np.nan)
-            rows[name][at] = values.cpu().numpy()
+            rows[name][at] = torch.cat([part[name] for part in facts]).cpu().numpy()
         return rows, {"seconds": seconds, "detail": verdict.detail or None} | fitted
 
     def _fitted(self, cell: Cell) -> Attack:
@@ -167,7 +169,7 @@ class Runner:
         """
         if not isinstance(cell.attack, Fittable):
             return cell.attack
-        train = cell.selection.train(cell.attack.images)
+        train = cell.train
         made_of = [
             plain(cell.attack),
             [other.sha256 + other.code for other in cell.made_on],

@@ -36,9 +36,9 @@ class Samples:
         """The samples of one class."""
         return self._rows((self.y == number).nonzero().squeeze(1))
 
-    def first(self, count: int) -> "Samples":
-        """The first `count` samples, or all if there are fewer."""
-        return self._rows(torch.arange(min(count, len(self))))
+    def first(self, count: int | None) -> "Samples":
+        """The first `count` samples, or all if there are fewer or it is None."""
+        return self if count is None else self._rows(torch.arange(min(count, len(self))))
 
     def _rows(self, index: Tensor) -> "Samples":
         return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])

@@ -111,7 +111,7 @@ class Patch(Perturbation):
     def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
         """Set the first parameters to ``u``, scaled to their ranges, the others to the middle."""
         p = self.zero(x)
-        known = min(u.shape[1], self._placed) if self._placed else 0
+        known = min(u.shape[1], self._placed)
         p[:, :known] = (u[:, :known] + 1) / 2
         return self.project(x, p, eps)
 

@@ -1,7 +1,6 @@
 """What a sticker has to beat: stickers that were not optimised, pasted in the same way."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, final
 
@@ -16,8 +15,8 @@ from advbench.attacks.perturbations.picture import Picture, resize
 from advbench.attacks.perturbations.placement import Placement
 from advbench.attacks.query import Access
 from advbench.attacks.randomness import Draws
-from advbench.attacks.universal.fitting import Models
-from advbench.attacks.victim import Victim, frozen
+from advbench.attacks.universal.fitting import Models, held
+from advbench.attacks.victim import Victim
 
 _TURNED = Patch(placement=Placement(rotation=20.0))
 
@@ -137,12 +136,8 @@ class PictureSticker(Fittable):
 
         Raises ValueError: no image is of the class to reach.
         """
-        members: list[Any] = list(models) if isinstance(models, Sequence) else [models]
         best, surest = None, -1.0
-        with ExitStack() as stack:
-            for model in members:
-                stack.enter_context(frozen(model, seed))
-            stack.enter_context(torch.no_grad())
+        with held(models, seed) as members, torch.no_grad():
             for x, y in batches:
                 checks.images(x)
                 checks.accepted(type(self).__name__, self.perturbation, x)

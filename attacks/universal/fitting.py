@@ -1,7 +1,7 @@
 """The search for one change that fits many images: a rule on a single row, under expectation."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,21 @@ from advbench.attacks.search import Rule
 from advbench.attacks.victim import Model, Victim, device_of, frozen
 
 Models = Model | Sequence[Model]
+
+
+@contextmanager
+def held(models: Models, seed: int) -> Iterator[list[Any]]:
+    """Hold one model or several as ``frozen`` does and yield them as a list.
+
+    Raises ValueError where there is none.
+    """
+    members: list[Any] = list(models) if isinstance(models, Sequence) else [models]
+    if not members:
+        raise ValueError("there is no model to fit to")
+    with ExitStack() as stack:
+        for model in members:
+            stack.enter_context(frozen(model, seed))
+        yield members
 
 
 class Committee:
@@ -79,16 +94,11 @@ def fit_shared(
     x, y = gather(batches, targets)
     checks.accepted(type(rule).__name__, rule.perturbation, x)
     radius = checks.radius(eps, x[:1], rule.perturbation, rule.finds)
-    members: list[Any] = list(models) if isinstance(models, Sequence) else [models]
-    if not members:
-        raise ValueError("there is no model to fit to")
-    if samples < len(members):
-        raise ValueError(
-            f"samples must be at least {len(members)}, an image for each model; got {samples}"
-        )
-    with ExitStack() as stack:
-        for model in members:
-            stack.enter_context(frozen(model, seed))
+    with held(models, seed) as members:
+        if samples < len(members):
+            raise ValueError(
+                f"samples must be at least {len(members)}, an image for each model; got {samples}"
+            )
         device = device_of(members[0], x)
         working = torch.float64 if x.dtype == torch.float64 else torch.float32
         x, y = checks.inside_box(x).to(device, working), y.to(device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advbench import config
-from advbench.attacks import L1, PGD, MinimumEps, Patch, Placement, TotalVariation
+from advbench.attacks import L1, PGD, MinimumEps, NoiseSticker, Patch, Placement, TotalVariation
 from advbench.bench import plan as planning
 from advbench.bench.plan import Selection, Victim, names, plan, short
 from advbench.config import AttackEntry, ConfigError, Eps
@@ -228,6 +228,19 @@ def test_terms_that_cannot_be_are_refused(tmp_path, line, message):
 
 
 def test_nothing_is_fitted_to_what_it_is_judged_on(tmp_path):
-    one = _plan(tmp_path, _STICKER, 'data.split="train"')[0]
-    with pytest.raises(ValueError, match="judged on another"):
-        one.selection.train(10)
+    with pytest.raises(ConfigError, match="judged on another"):
+        _plan(tmp_path, _STICKER, 'data.split="train"')
+
+
+def test_other_training_samples_give_another_key():
+    attack = NoiseSticker()
+    base = cell(attack)
+    other = dataclasses.replace(base.selection, train=lambda count: samples([0.2], [1]))
+    assert dataclasses.replace(base, selection=other).key != base.key
+    same = dataclasses.replace(base.selection, train=base.selection.train)
+    assert dataclasses.replace(base, selection=same).key == base.key
+
+
+def test_a_fit_that_wants_too_many_images_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="a fit wants 5000 training images.*expected 1 to 1097"):
+        _plan(tmp_path, _STICKER + "images = 5000\n")
