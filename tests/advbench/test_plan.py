@@ -242,5 +242,5 @@ def test_other_training_samples_give_another_key():
 
 
 def test_a_fit_that_wants_too_many_images_says_so(tmp_path):
-    with pytest.raises(ConfigError, match="a fit wants 5000 training images.*expected 1 to 1097"):
+    with pytest.raises(ConfigError, match=r"a fit wants 5000 training images.*expected 1 to 1097"):
         _plan(tmp_path, _STICKER + "images = 5000\n")
