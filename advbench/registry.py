@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 KINDS = (
     "attacks",
     "perturbations",
+    "rotations",
     "masks",
     "penalties",
     "losses",

@@ -28,6 +28,7 @@ INVALID: Final = object()
 _BASES = {
     "Attack": "attacks",
     "Perturbation": "perturbations",
+    "Rotation": "rotations",
     "Mask": "masks",
     "Penalty": "penalties",
     "Loss": "losses",

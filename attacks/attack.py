@@ -155,7 +155,8 @@ class Attack(Adversary):
         Args:
             model: images (B, *shape) in [0, 1] to logits (B, K), normalisation inside. Its modes,
                 buffers, gradients and the global random state are left as they were.
-            x: floating-point images (N, *shape) in [0, 1].
+            x: floating-point images (N, *shape) in [0, 1], or scenes where the set moves these;
+                the model is then one of scenes, as ``SceneModel`` makes it.
             y: true classes (N,), integers.
             eps: size of the set, one number or one per sample (N,), in the set's unit. May be left
                 out by an attack that looks for the smallest change; given, it is an upper bound.
@@ -179,7 +180,6 @@ class Attack(Adversary):
             ValueError, TypeError: an argument is out of its range or of the wrong kind.
 
         """
-        checks.images(x)
         checks.accepted(type(self).__name__, self.perturbation, x)
         checks.labels("y", y, x)
         checks.targets(targets, y, x)
@@ -196,7 +196,7 @@ class Attack(Adversary):
             numbers = torch.arange(len(x)) if ids is None else ids
             task = Task(
                 Victim(model, x, criterion),
-                checks.inside_box(x).to(device, working),
+                checks.inside_box(x, self.perturbation).to(device, working),
                 radius.to(device, working),
                 criterion,
                 checks.identities(numbers, len(x)).to(device),

@@ -11,8 +11,19 @@ from advbench.attacks.losses import Loss
 from advbench.attacks.perturbations.perturbation import Perturbation
 
 _BOX_TOLERANCE = 1e-6
-_COUNTS = ("steps", "restarts", "points", "blocks", "rounds", "samples", "images")
-_POSITIVE = ("step_size",)
+_COUNTS = (
+    "steps",
+    "restarts",
+    "points",
+    "blocks",
+    "rounds",
+    "samples",
+    "images",
+    "strata",
+    "refinements",
+    "population",
+)
+_POSITIVE = ("step_size", "difference", "spread")
 _NON_NEGATIVE = ("decay",)
 _SHARES = ("share",)
 _SWITCHES = ("random_start", "anneal")
@@ -21,7 +32,8 @@ _SWITCHES = ("random_start", "anneal")
 def fields(owner: str, values: Mapping[str, object]) -> None:
     """Check hyper-parameters by the meaning of their names, which is the same in every attack."""
     for name, value in values.items():
-        if name in _COUNTS and (type(value) is not int or value < 1):
+        counts = value if name in _COUNTS and isinstance(value, tuple) and value else (value,)
+        if name in _COUNTS and any(type(count) is not int or count < 1 for count in counts):
             raise ValueError(f"{owner}: {name} must be a whole number of at least 1; got {value!r}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in _POSITIVE and value is not None and not (number and 0 < value < float("inf")):  # type: ignore[operator]
@@ -40,8 +52,8 @@ def fields(owner: str, values: Mapping[str, object]) -> None:
                 )
 
 
-def images(x: Tensor) -> None:
-    """Check that ``x`` is a batch of floating-point images in [0, 1]."""
+def inputs(x: Tensor) -> None:
+    """Check that ``x`` is a batch of finite floating-point inputs."""
     if not isinstance(x, Tensor):
         raise TypeError(f"images must be a tensor (N, *shape); got {type(x).__name__}")
     if not x.is_floating_point():
@@ -53,10 +65,17 @@ def images(x: Tensor) -> None:
         raise ValueError(f"images must have the shape (N, *shape); got {tuple(x.shape)}")
     if not len(x):
         return
-    flat = x.detach().flatten(1)
-    bad = (~flat.isfinite().all(1)).nonzero()
+    bad = (~x.detach().flatten(1).isfinite().all(1)).nonzero()
     if len(bad):
         raise ValueError(f"images must be finite; sample {int(bad[0])} holds NaN or infinity")
+
+
+def images(x: Tensor) -> None:
+    """Check that ``x`` is a batch of floating-point images in [0, 1]."""
+    inputs(x)
+    if not len(x):
+        return
+    flat = x.detach().flatten(1)
     low, high = flat.amin(1), flat.amax(1)
     bad = ((low < -_BOX_TOLERANCE) | (high > 1 + _BOX_TOLERANCE)).nonzero()
     if len(bad):
@@ -69,15 +88,19 @@ def images(x: Tensor) -> None:
 
 
 def accepted(owner: str, perturbation: Perturbation, x: Tensor) -> None:
-    """Check that ``perturbation`` can change inputs shaped like those of the batch ``x``."""
+    """Check that ``perturbation`` can change inputs like those of the batch ``x``."""
+    if perturbation.bounds == (0, 1):
+        images(x)
+    else:
+        inputs(x)
     refusal = perturbation.refusal(x.shape[1:])
     if refusal is not None:
         raise ValueError(f"{owner}: {refusal}")
 
 
-def inside_box(x: Tensor) -> Tensor:
-    """Return a copy of ``x`` without graph, with rounding past [0, 1] clipped off."""
-    return x.detach().clone().clamp_(0, 1)
+def inside_box(x: Tensor, perturbation: Perturbation) -> Tensor:
+    """Return a copy of ``x`` without graph, with rounding past the bounds clipped off."""
+    return x.detach().clone().clamp_(*perturbation.bounds)
 
 
 def labels(name: str, values: Tensor, x: Tensor) -> None:

@@ -37,6 +37,8 @@ class Rule(Attack, Generic[S]):
     """Whether the parameters left by the last step still have to be scored."""
     queries_per_step: ClassVar[int] = 1
     """The most queries of one step."""
+    ascending: ClassVar[bool] = False
+    """Whether its queries go from small changes to large, so that the first success is smallest."""
 
     @property
     @abstractmethod
@@ -113,7 +115,7 @@ class _Loop:
             task.budget,
             task.eot,
         )
-        self.early = task.stop == "success" and rule.finds == "inside"
+        self.early = task.stop == "success" and (rule.finds == "inside" or rule.ascending)
         self.boarded = 0
 
     def run(self) -> Record:

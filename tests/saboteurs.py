@@ -6,14 +6,25 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from advbench.attacks import BIM, CrossEntropy, Linf, Loss, Margin, Patch, Perturbation, Rule
+from advbench.attacks import (
+    BIM,
+    Ball,
+    CrossEntropy,
+    Linf,
+    Loss,
+    Margin,
+    Patch,
+    Perturbation,
+    Pose,
+    Rule,
+)
 from advbench.attacks.attack import Attack, Outcome, Task
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.flags import Flag
@@ -72,17 +83,17 @@ class Tampered:
     """An attack whose ``run`` is replaced; everything else is that of ``inner``."""
 
     def __init__(self, run: Callable[..., Outcome], inner: Attack | None = None) -> None:
-        self._run = run
+        self.run_instead = run
         self.inner = inner or Honest()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def __repr__(self) -> str:
-        return f"Tampered({self._run.__name__})"
+        return f"Tampered({self.run_instead.__name__})"
 
     def run(self, model: Any, x: Tensor, y: Tensor, **terms: Any) -> Outcome:
-        return self._run(self.inner, model, x, y, **terms)
+        return self.run_instead(self.inner, model, x, y, **terms)
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, **terms: Any) -> Tensor:
         return self.run(model, x, y, **terms).x_adv
@@ -152,6 +163,13 @@ class Overflowing(Perturbation):
     def extreme(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         return self.inner.extreme(x, eps, draws)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.inner.names
+
+    def closed(self, eps: Tensor, count: int) -> Tensor:
+        return self.inner.closed(eps, count)
+
     def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
         return self.inner.lattice(x, eps, u)
 
@@ -168,7 +186,7 @@ class Overflowing(Perturbation):
     def facts(self, x: Tensor, p: Tensor) -> dict[str, Tensor]:
         return {}
 
-    def refusal(self, shape: torch.Size) -> None:
+    def refusal(self, shape: torch.Size) -> str | None:
         return None
 
     def largest(self, x: Tensor) -> float:
@@ -257,7 +275,8 @@ class PeeksAtScores(Sly):
     def find(self, task: Task, record: Record) -> Record:
         with torch.no_grad():
             score = task.victim(task.x)[:, 0]
-        p = lift((score * 1e3).sin() * task.eps, task.x).expand_as(task.x)
+        zero = self.perturbation.zero(task.x)
+        p = lift((score * 1e3).sin() * task.eps, zero).expand_as(zero)
         return record._replace(p=self.perturbation.project(task.x, p, task.eps))
 
 
@@ -275,7 +294,7 @@ class DividesByZero(Honest):
 @dataclass(frozen=True, kw_only=True)
 class TakesTies(Sly):
     def find(self, task: Task, record: Record) -> Record:
-        found = Honest(loss=Margin()).find(task, record)
+        found = Honest(perturbation=self.perturbation, loss=Margin()).find(task, record)
         return found._replace(success=found.loss >= 0)
 
 
@@ -419,7 +438,8 @@ class DrawsByPosition(Honest):
 @dataclass(frozen=True, kw_only=True)
 class DrawsGlobally(Honest):
     def init(self, problem: Problem) -> Iterate:
-        return Iterate(torch.rand_like(problem.x) * lift(problem.eps / 4, problem.x))
+        zero = self.perturbation.zero(problem.x)
+        return Iterate(torch.rand_like(zero) * lift(problem.eps / 4, zero))
 
 
 @caught_by("repeatable")
@@ -492,6 +512,7 @@ class Descends(Loss):
 
 
 SABOTEURS.append(("targeted", Honest(loss=Descends())))
+SABOTEURS.append(("targeted", Honest(perturbation=Patch(), loss=Descends())))
 
 
 class Running(NamedTuple):
@@ -560,4 +581,41 @@ class SpeaksAnotherTongue(Sly):
     n_iter: int = 3
 
 
-HONEST = (Honest(), Sly(), BIM(steps=3))
+# The same faults in attacks that pose objects
+
+POSE = Pose(Ball(40), x=0.1, z=0.2, azimuth=30)
+NORMS_ALONE = ("half_space",)  # a check that needs an exact answer
+
+
+def on_scenes(saboteur: Any) -> Any:
+    """Return the attack with its fault and another set."""
+    if isinstance(saboteur, Tampered):
+        return Tampered(saboteur.run_instead, on_scenes(saboteur.inner))
+    return replace(saboteur, perturbation=POSE)
+
+
+def stretches(inner: Attack, model: Any, x: Tensor, y: Tensor, **terms: Any) -> Outcome:
+    found = inner.run(model, x, y, **terms)
+    return found._replace(x_adv=found.x_adv * 1.01)
+
+
+ON_SCENES: list[tuple[str, Any]] = [
+    *(
+        (check, on_scenes(one))
+        for check, one in SABOTEURS
+        if isinstance(one.perturbation, Linf) and check not in NORMS_ALONE
+    ),
+    ("box", Tampered(stretches, Honest(perturbation=POSE))),
+]
+"""Name of the check, attack on scenes that it must refuse."""
+
+
+@dataclass(frozen=True)
+class Picky(Overflowing):
+    """A set that no check has inputs for."""
+
+    def refusal(self, shape: torch.Size) -> str | None:
+        return None if tuple(shape) == (99,) else f"needs 99 numbers; got {tuple(shape)}"
+
+
+HONEST = (Honest(), Sly(), BIM(steps=3), Honest(perturbation=POSE))

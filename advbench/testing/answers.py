@@ -10,10 +10,11 @@ from advbench.attacks.attack import Attack, Outcome, Stop
 from advbench.attacks.criterion import Criterion, margin
 from advbench.attacks.flags import Flag
 from advbench.attacks.losses import Loss
+from advbench.attacks.rendering.scene import unpack
 from advbench.attacks.search import Rule
 from advbench.testing.requirement import require, require_same, rows
 from advbench.testing.victims import (
-    SHAPE,
+    SCENE,
     Affine,
     After,
     Case,
@@ -21,18 +22,28 @@ from advbench.testing.victims import (
     Wavy,
     case,
     inputs,
+    kind,
     linear,
     scale,
+    shape_for,
     smooth,
+    two_kinds,
 )
 
+SHAPES = ((1, 4, 5), (3, 2, 4), (12,))
+"""Grey, colour, oblong and flat images."""
+
 _BOX_TOLERANCE = 1e-6
+_TURN_TOLERANCE = 1e-5
 _STOPS: tuple[Stop, ...] = get_args(Stop)
 
 
 def check_shapes(attack: Attack) -> None:
-    """Grey, colour, oblong and flat inputs, one row or none: the answer has their shape."""
-    for shape in ((1, 4, 5), (3, 2, 4), (12,)):
+    """Grey, colour, oblong and flat images, or scenes, one row or none: the answer has their shape.
+
+    What the set refuses, the attack refuses with the same words.
+    """
+    for shape in dict.fromkeys((shape_for(attack), *SHAPES)):
         if refuses(attack, shape):
             continue
         for count in (0, 1, 2):
@@ -73,34 +84,51 @@ def _check_form(attack: Attack, outcome: Outcome) -> None:
 def check_precision(attack: Attack) -> None:
     """Half, single and double precision come back as they came, whatever that of the model."""
     for weights in (torch.float32, torch.float64):
-        model, x, y, _ = linear(dtype=weights, count=2)
+        model, x, y, _ = linear(count=2, shape=shape_for(attack), dtype=weights)
         for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             got = attack.run(model, x.to(dtype), y, eps=scale(attack, x, 0.1)).x_adv
             require(got.dtype == dtype, attack, f"{dtype} came back as {got.dtype}")
             require(got.device == x.device, attack, "the answer lies on another device")
 
 
-def _extreme() -> tuple[Case, Tensor]:
-    """Inputs on the bounds, near them and inside, and scales of eps per row."""
-    model, _, _, _ = smooth()
-    spread = 0.5 + 0.8 * inputs(8, 6, SHAPE, torch.float32).sub(0.5).mul(4)
-    given = case(model.float(), spread.clamp(0, 1))
-    return given, torch.tensor([0.01, 0.05, 0.1, 0.3, 0.7, 1.0])
+def _extreme(shape: tuple[int, ...]) -> tuple[Case, Tensor]:
+    """Images on the bounds, near them and inside, or scenes, and scales of eps per row."""
+    model, _, _, _ = smooth(shape=shape)
+    x = inputs(8, 6, shape, torch.float32)
+    if shape != SCENE:
+        x = (0.5 + 0.8 * x.sub(0.5).mul(4)).clamp(0, 1)
+    return case(model.float(), x), torch.tensor([0.01, 0.05, 0.1, 0.3, 0.7, 1.0])
 
 
 def check_box(attack: Attack) -> None:
-    """Every answer lies in [0, 1], from inputs on the bounds as well."""
-    (model, x, y, _), shares = _extreme()
+    """Every answer lies within the bounds of the set, from images on the bounds as well.
+
+    Scenes have no bounds, but stay scenes: a rotation that only turns, a light of length 1.
+    """
+    (model, x, y, _), shares = _extreme(shape_for(attack))
+    low, high = attack.perturbation.bounds
     for stop in _STOPS:
         found = attack.run(model, x, y, eps=scale(attack, x, 1) * shares, stop=stop)
         x_adv = found.x_adv.flatten(1)
-        inside = (x_adv >= -_BOX_TOLERANCE) & (x_adv <= 1 + _BOX_TOLERANCE)
-        require(inside.all(1), attack, "x_adv leaves [0, 1]")
+        inside = (x_adv >= low - _BOX_TOLERANCE) & (x_adv <= high + _BOX_TOLERANCE)
+        require(inside.all(1), attack, f"x_adv leaves [{low:g}, {high:g}]")
+        if x.shape[1:] == SCENE:
+            require(_are_scenes(x_adv), attack, "x_adv is no scene: object or light are stretched")
+
+
+def _are_scenes(x: Tensor) -> Tensor:
+    scene = unpack(x)
+    squared = scene.rotation @ scene.rotation.transpose(1, 2)
+    stretch = (squared - torch.eye(3)).flatten(1).abs().amax(1)
+    glare = (scene.light.norm(dim=1) - 1).abs()
+    mirrored = torch.linalg.det(scene.rotation) < 0
+    whole: Tensor = ~mirrored & (stretch.maximum(glare) < _TURN_TOLERANCE)
+    return whole
 
 
 def check_size(attack: Attack) -> None:
     """No change is larger than its own eps, measured in 64 bits, and it makes the answer."""
-    (model, x, y, _), shares = _extreme()
+    (model, x, y, _), shares = _extreme(shape_for(attack))
     eps = scale(attack, x, 1) * shares
     for stop in _STOPS:
         outcome = attack.run(model, x, y, eps=eps, stop=stop)
@@ -118,7 +146,7 @@ def check_size(attack: Attack) -> None:
 
 def check_claims(attack: Attack) -> None:
     """A success is one when the answer is shown to the model again, and so is a failure."""
-    model, x, y, targets = smooth(count=12)
+    model, x, y, targets = smooth(count=12, shape=shape_for(attack))
     eps = scale(attack, x, 1) * torch.tensor([0.02, 0.1, 0.5]).repeat(4)
     for stop in _STOPS:
         for aims in (None, targets):
@@ -129,9 +157,10 @@ def check_claims(attack: Attack) -> None:
 
 def check_best_is_kept(attack: Attack) -> None:
     """Of all that was asked, the answer is a success if there was one, and then the strongest."""
+    shape = shape_for(attack)
     for sample in range(4):
-        model = Watched(Wavy())
-        given = case(model.model, inputs(9 + sample, 1, SHAPE, torch.float64))
+        model = Watched(Wavy(shape))
+        given = case(model.model, inputs(9 + sample, 1, shape, torch.float64))
         found = attack.run(model, given.x, given.y, eps=scale(attack, given.x, 0.3), stop="never")
         logits = torch.cat([logits for _, logits in model.seen])
         lead = -margin(logits, given.y.expand(len(logits)))
@@ -147,7 +176,7 @@ def check_costs(attack: Attack) -> None:
     """The passes that are told are those that the model saw, no more than are declared."""
     for stop in _STOPS:
         for batch_size in (None, 2):
-            model, x, y, _ = smooth(count=3)
+            model, x, y, _ = smooth(count=3, shape=shape_for(attack))
             watched = Watched(model)
             found = attack.run(
                 watched, x, y, eps=scale(attack, x, 0.05), stop=stop, batch_size=batch_size
@@ -162,7 +191,7 @@ def check_costs(attack: Attack) -> None:
 
 def check_budget(attack: Attack) -> None:
     """No row passes the budget; one that is large enough changes nothing; a cut is flagged."""
-    model, x, y, _ = smooth(count=3)
+    model, x, y, _ = smooth(count=3, shape=shape_for(attack))
     eps = scale(attack, x, 0.05)
     whole = attack.run(model, x, y, eps=eps, stop="never")
     cost = int(whole.forwards.max())
@@ -189,7 +218,7 @@ def _decide(x: Tensor, logits: Tensor) -> Tensor:
 
 def check_access(attack: Attack) -> None:
     """Without access to gradients none is asked for; without scores the answer needs none."""
-    model, x, y, _ = smooth()
+    model, x, y, _ = smooth(shape=shape_for(attack))
     eps = scale(attack, x, 0.2)
     if attack.access == "gradient":
         found = attack.run(model, x, y, eps=eps, stop="never")
@@ -208,7 +237,7 @@ def check_access(attack: Attack) -> None:
 
 def check_constant_model(attack: Attack) -> None:
     """A model that nothing can change: no success, nothing that is not finite, and a flag."""
-    model, x, _, _ = linear()
+    model, x, _, _ = linear(shape=shape_for(attack))
     assert isinstance(model, Affine)
     with torch.no_grad():
         model.weight.zero_()
@@ -226,7 +255,7 @@ def check_constant_model(attack: Attack) -> None:
 
 def check_ties(attack: Attack) -> None:
     """The label and another class with the same score: not a success."""
-    model, x, _, _ = linear()
+    model, x, _, _ = linear(shape=shape_for(attack))
     tied = After(model, lambda _, z: torch.stack([z[:, 0], z[:, 0], z[:, 0] - 1], 1))
     y = torch.zeros(len(x), dtype=torch.int64)
     for stop in _STOPS:
@@ -237,20 +266,20 @@ def check_ties(attack: Attack) -> None:
 
 def check_nan_rows(attack: Attack) -> None:
     """Logits that are NaN are flagged and no success, and other rows do not notice."""
-    model, x, y, _ = smooth(count=6)
-    bright = torch.tensor([True, False, True, False, False, True])
-    x = torch.where(bright.view(-1, 1, 1, 1), 0.8 + (x - 0.5) / 4, 0.2 + (x - 0.5) / 4)
-    y = torch.where(bright, 1, case(model, x).y)
-    broken = After(model, lambda x, z: z.where(x.flatten(1).mean(1, keepdim=True) < 0.5, torch.nan))
+    model, x, y, _ = smooth(count=6, shape=shape_for(attack))
+    second = torch.tensor([True, False, True, False, False, True])
+    x = two_kinds(x, second)
+    y = torch.where(second, 1, case(model, x).y)
+    broken = After(model, lambda x, z: z.where(~kind(x).unsqueeze(1), torch.nan))
     eps = scale(attack, x, 0.05)
     for stop in _STOPS:
         found = attack.run(broken, x, y, eps=eps, stop=stop)
-        require(~found.success[bright], attack, "takes NaN for a success")
+        require(~found.success[second], attack, "takes NaN for a success")
         require(found.x_adv.flatten(1).isfinite().all(1), attack, "x_adv is not finite")
-        flagged = (found.flags[bright] & Flag.NON_FINITE) != 0
+        flagged = (found.flags[second] & Flag.NON_FINITE) != 0
         require(flagged, attack, "NaN is not flagged")
-        alone = attack.run(model, x[~bright], y[~bright], eps=eps, stop=stop, ids=_ids(~bright))
-        require_same(attack, rows(found, ~bright), alone, "differs beside a row of NaN")
+        alone = attack.run(model, x[~second], y[~second], eps=eps, stop=stop, ids=_ids(~second))
+        require_same(attack, rows(found, ~second), alone, "differs beside a row of NaN")
 
 
 def _ids(mask: Tensor) -> Tensor:
@@ -259,7 +288,7 @@ def _ids(mask: Tensor) -> Tensor:
 
 def check_misclassified(attack: Attack) -> None:
     """A row that is wrong as it is stays untouched, and costs the one pass that found out."""
-    model, x, y, targets = smooth()
+    model, x, y, targets = smooth(shape=shape_for(attack))
     wrong = torch.tensor([True, False, True, False])
     y = torch.where(wrong, targets, y)
     found = rows(attack.run(model, x, y, eps=scale(attack, x, 0.1), stop="success"), wrong)
@@ -278,7 +307,7 @@ def _add(shift: float, x: Tensor, logits: Tensor) -> Tensor:
 
 def check_logit_shift(attack: Attack) -> None:
     """A number added to all logits changes no decision, so it changes no answer."""
-    model, x, y, _ = smooth()
+    model, x, y, _ = smooth(shape=shape_for(attack))
     eps = scale(attack, x, 0.1)
     plain = attack.run(model, x, y, eps=eps, stop="never")
     for shift in (-100.0, 100.0):
@@ -291,7 +320,7 @@ def check_logit_shift(attack: Attack) -> None:
 
 def check_probabilities(attack: Attack) -> None:
     """Outputs that are probabilities are flagged, logits are not."""
-    model, x, y, _ = smooth()
+    model, x, y, _ = smooth(shape=shape_for(attack))
     soft = After(model, lambda _, z: z.softmax(1))
     for victim, expected in ((soft, True), (model, False)):
         found = attack.run(victim, x, y, eps=scale(attack, x, 0.1))

@@ -10,11 +10,11 @@ from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.losses import Margin
 from advbench.attacks.perturbations import Patch, Perturbation
-from advbench.testing.answers import refuses
+from advbench.testing.answers import SHAPES, refuses
 from advbench.testing.contract import CHECKS
 from advbench.testing.manners import photograph, random_states
 from advbench.testing.requirement import ContractError, require
-from advbench.testing.victims import SHAPE, Case, Stateful, Watched, balanced, inputs, scale
+from advbench.testing.victims import Case, Stateful, Watched, balanced, inputs, scale, shape_for
 
 _SHARE = 0.5
 _ELSEWHERE = ("shapes",)  # what is fitted to inputs of one shape need not take another
@@ -55,9 +55,9 @@ def check_images(one: Fittable) -> None:
 
 
 def check_fit_shapes(one: Fittable) -> None:
-    """Grey, colour, oblong and flat inputs: fitted to them, or refused by fit and by attack."""
-    whole = fitted(one, balanced())
-    for shape in (SHAPE, (3, 2, 4), (12,)):
+    """Images of several shapes, or scenes: fitted to them, or refused by fit and by attack."""
+    whole = fitted(one, balanced(shape=shape_for(one)))
+    for shape in dict.fromkeys((shape_for(one), *SHAPES)):
         given = balanced(shape=shape, count=12)
         why = one.perturbation.refusal(torch.Size(shape))
         if why is not None:
@@ -73,7 +73,7 @@ def check_fit_shapes(one: Fittable) -> None:
 def check_fit_precision(one: Fittable) -> None:
     """Images of any precision, whatever that of the model, and labels of any integer type."""
     for weights in (torch.float32, torch.float64):
-        given = balanced(dtype=weights)
+        given = balanced(shape=shape_for(one), dtype=weights)
         for dtype in (torch.float16, torch.float32, torch.float64):
             batch = given.x.to(dtype), given.y.to(torch.uint8)
             try:
@@ -84,7 +84,7 @@ def check_fit_precision(one: Fittable) -> None:
 
 def check_fitted_attack(one: Fittable) -> None:
     """What is fitted is an ordinary attack inside a set, and keeps every promise of one."""
-    attack = fitted(one, balanced())
+    attack = fitted(one, balanced(shape=shape_for(one)))
     require(isinstance(attack, Attack), one, f"the fit returns {type(attack).__name__}")
     require(attack.finds == one.finds == "inside", one, "looks for the smallest change")
     for name, check in CHECKS.items():
@@ -105,14 +105,14 @@ def _place(perturbation: Perturbation) -> object:
 
 def check_fitted_set(one: Fittable) -> None:
     """What is fitted searches the declared set; a patch keeps its mask and placement."""
-    attack = fitted(one, balanced())
+    attack = fitted(one, balanced(shape=shape_for(one)))
     same = _place(attack.perturbation) == _place(one.perturbation)
     require(same, one, f"fitted to another set: {attack.perturbation!r:.300}")
 
 
 def check_fit_repeatable(one: Fittable) -> None:
     """The same seed gives the same attack, whatever the batches and the mode of the caller."""
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     eps = scale(one, given.x, _SHARE)
     for target in (None, 1):
         whole = fitted(one, given, targets=target, seed=3)
@@ -130,7 +130,7 @@ def check_fit_repeatable(one: Fittable) -> None:
 
 def check_fit_access(one: Fittable) -> None:
     """A fit asks the victim for no more than its declared access, and one without for nothing."""
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     watched = Watched(given.model)
     fitted(one, given._replace(model=watched), targets=1)
     asked = watched.forwards > 0
@@ -140,7 +140,7 @@ def check_fit_access(one: Fittable) -> None:
 
 def check_several_models(one: Fittable) -> None:
     """A list of one model is that model; of several models, each is asked."""
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     batches = [(given.x, given.y)]
     eps = scale(one, given.x, _SHARE)
     single = one.fit([given.model], batches, eps=eps, targets=1)
@@ -153,10 +153,11 @@ def check_several_models(one: Fittable) -> None:
 
 def check_fit_model(one: Fittable) -> None:
     """Modes, buffers, parameters, gradients and hooks are as before, also after an exception."""
-    x = inputs(6, 12, SHAPE, torch.float64)
+    shape = shape_for(one)
+    x = inputs(6, 12, shape, torch.float64)
     y = torch.arange(12) % 3
     for fails_at in (None, 1, 2, 3):
-        models: list[nn.Module] = [Stateful(fails_at), Stateful(None)]
+        models: list[nn.Module] = [Stateful(fails_at, shape), Stateful(None, shape)]
         before = [photograph(model) for model in models]
         with suppress(InterruptedError):
             one.fit(models, [(x, y)], eps=scale(one, x, _SHARE))
@@ -167,7 +168,7 @@ def check_fit_model(one: Fittable) -> None:
 
 def check_fit_inputs(one: Fittable) -> None:
     """No training image and no label is written to, and no image gets a gradient."""
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     x, y = given.x.clone().requires_grad_(), given.y.clone()
     one.fit(given.model, [(x, y)], eps=scale(one, x, _SHARE), targets=1)
     require(torch.equal(x, given.x) and torch.equal(y, given.y), one, "writes to its images")
@@ -176,18 +177,23 @@ def check_fit_inputs(one: Fittable) -> None:
 
 def check_fit_random_state(one: Fittable) -> None:
     """The random states of torch, NumPy and Python are as before, also after an exception."""
-    x = inputs(6, 12, SHAPE, torch.float64)
+    shape = shape_for(one)
+    x = inputs(6, 12, shape, torch.float64)
     for fails_at in (None, 2):
-        before = random_states()
+        model, before = Stateful(fails_at, shape), random_states()
         with suppress(InterruptedError):
-            one.fit(Stateful(fails_at), [(x, torch.arange(12) % 3)], eps=scale(one, x, _SHARE))
+            one.fit(model, [(x, torch.arange(12) % 3)], eps=scale(one, x, _SHARE))
         require(random_states() == before, one, "a global random state was changed")
 
 
 def check_nothing_to_fit_to(one: Fittable) -> None:
     """No batches are a ``ValueError``."""
     try:
-        one.fit(balanced().model, [], eps=scale(one, balanced().x, _SHARE))
+        one.fit(
+            balanced(shape=shape_for(one)).model,
+            [],
+            eps=scale(one, balanced(shape=shape_for(one)).x, _SHARE),
+        )
     except ValueError:
         return
     require(False, one, "is fitted to no images at all")
@@ -197,7 +203,7 @@ def check_contradiction(one: Fittable) -> None:
     """Training images that all are of the class to reach are a ``ValueError``."""
     if not _optimises(one):
         return
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     said = _refuses_to_fit(one, given._replace(y=torch.ones_like(given.y)), targets=1)
     require(said is not None, one, "is fitted to reach class 1 from images of class 1 alone")
 
@@ -213,7 +219,7 @@ def check_fit_targets(one: Fittable) -> None:
     """Of what is fitted to each class, that fitted to a class does most for it."""
     if not _optimises(one):
         return
-    given = balanced(count=48)
+    given = balanced(count=48, shape=shape_for(one))
     eps = scale(one, given.x, _SHARE)
     attacks = [fitted(one, given, targets=target) for target in range(3)]
     for target in range(3):
@@ -224,7 +230,7 @@ def check_fit_targets(one: Fittable) -> None:
 
 
 def _controls(one: Fittable) -> Iterator[tuple[Fittable, Attack]]:
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     for control in one.controls():
         require(isinstance(control, Fittable), one, f"the control {control!r:.100} is no Fittable")
         yield control, fitted(control, given)
@@ -232,7 +238,7 @@ def _controls(one: Fittable) -> Iterator[tuple[Fittable, Attack]]:
 
 def check_controls(one: Fittable) -> None:
     """Controls have none themselves and change inputs in the same way: same set, same places."""
-    given = balanced()
+    given = balanced(shape=shape_for(one))
     eps = scale(one, given.x, _SHARE)
     own = fitted(one, given)
     for control, attack in _controls(one):
@@ -252,7 +258,7 @@ def check_controls(one: Fittable) -> None:
 
 def check_beats_controls(one: Fittable) -> None:
     """On a linear victim what is fitted does more than each of its controls, also to new inputs."""
-    given = balanced(count=48)
+    given = balanced(count=48, shape=shape_for(one))
     eps = scale(one, given.x, _SHARE)
     half = given._replace(x=given.x[:24], y=given.y[:24])
     rest = given._replace(x=given.x[24:], y=given.y[24:])

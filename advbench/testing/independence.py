@@ -7,7 +7,7 @@ import torch
 
 from advbench.attacks.attack import Attack, Stop
 from advbench.testing.requirement import require, require_same, rows, stack
-from advbench.testing.victims import scale, smooth
+from advbench.testing.victims import scale, shape_for, smooth
 
 _STOPS: tuple[Stop, ...] = get_args(Stop)
 _SHARE = 0.1  # about half of the rows can be fooled
@@ -15,7 +15,7 @@ _SHARE = 0.1  # about half of the rows can be fooled
 
 def check_batch_size(attack: Attack) -> None:
     """One row at a time, two at a time or all at once: the same answers at the same cost."""
-    model, x, y, _ = smooth(count=5)
+    model, x, y, _ = smooth(count=5, shape=shape_for(attack))
     eps = scale(attack, x, _SHARE)
     for stop in _STOPS:
         whole = attack.run(model, x, y, eps=eps, stop=stop)
@@ -26,7 +26,7 @@ def check_batch_size(attack: Attack) -> None:
 
 def check_composition(attack: Attack) -> None:
     """Shuffled, or with other company, a row gets the same answer: ids key the randomness."""
-    model, x, y, targets = smooth(count=6)
+    model, x, y, targets = smooth(count=6, shape=shape_for(attack))
     eps = scale(attack, x, _SHARE)
     ids = torch.tensor([40, 7, 2**40 + 3, 19, 0, 23])
     for stop in _STOPS:
@@ -48,7 +48,7 @@ def check_composition(attack: Attack) -> None:
 
 def check_repeatable(attack: Attack) -> None:
     """A second call, and an equal attack, give the same answer."""
-    model, x, y, _ = smooth()
+    model, x, y, _ = smooth(shape=shape_for(attack))
     eps = scale(attack, x, _SHARE)
     first = attack.run(model, x, y, eps=eps, stop="never")
     again = attack.run(model, x, y, eps=eps, stop="never")
@@ -60,7 +60,7 @@ def check_repeatable(attack: Attack) -> None:
 
 def check_eps_per_sample(attack: Attack) -> None:
     """One eps per sample is the same as a call per sample."""
-    model, x, y, _ = smooth()
+    model, x, y, _ = smooth(shape=shape_for(attack))
     eps = scale(attack, x, 1) * torch.tensor([0.02, 0.2, 0.0, 0.06], dtype=torch.float64)
     for stop in _STOPS:
         together = attack.run(model, x, y, eps=eps, stop=stop)
@@ -80,7 +80,7 @@ def check_eps_per_sample(attack: Attack) -> None:
 
 def check_stop(attack: Attack) -> None:
     """Stopping at the first success finds a success for the same rows, and costs no more."""
-    model, x, y, _ = smooth(count=12)
+    model, x, y, _ = smooth(count=12, shape=shape_for(attack))
     eps = scale(attack, x, 1) * torch.tensor([_SHARE / 2, _SHARE, 2 * _SHARE]).repeat(4)
     early = attack.run(model, x, y, eps=eps, stop="success")
     late = attack.run(model, x, y, eps=eps, stop="never")

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from advbench.attacks.attack import Attack
 from advbench.testing.requirement import require, require_same
-from advbench.testing.victims import SHAPE, Stateful, inputs, linear, scale, smooth
+from advbench.testing.victims import Stateful, inputs, linear, scale, shape_for, smooth
 
 
 def check_inputs(attack: Attack) -> None:
     """No argument is written to, and the answer shares no memory with one."""
-    model, x, y, targets = smooth()
-    x = x.transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
+    model, x, y, targets = smooth(shape=shape_for(attack))
+    x = x.mT.contiguous().mT.requires_grad_()
     for share in (0.0, 0.1):
         eps = torch.full((len(x),), scale(attack, x, share))
         given = [x, y, targets, eps, torch.arange(4)]
@@ -46,10 +46,11 @@ def photograph(model: nn.Module) -> list[object]:
 
 def check_model(attack: Attack) -> None:
     """Modes, buffers, parameters, gradients and hooks are as before, also after an exception."""
-    x = inputs(6, 3, SHAPE, torch.float64)
+    shape = shape_for(attack)
+    x = inputs(6, 3, shape, torch.float64)
     y = torch.zeros(3, dtype=torch.int64)
     for fails_at in (None, 1, 2, 3):
-        model = Stateful(fails_at)
+        model = Stateful(fails_at, shape)
         before = photograph(model)
         with suppress(InterruptedError):
             attack.run(model, x, y, eps=scale(attack, x, 0.1), stop="never")
@@ -65,9 +66,10 @@ def random_states() -> list[object]:
 
 def check_random_state(attack: Attack) -> None:
     """The random states of torch, NumPy and Python are as before, also after an exception."""
+    shape = shape_for(attack)
     for fails_at in (None, 2):
-        model = Stateful(fails_at)
-        x = inputs(6, 3, SHAPE, torch.float64)
+        model = Stateful(fails_at, shape)
+        x = inputs(6, 3, shape, torch.float64)
         y = torch.zeros(3, dtype=torch.int64)
         before = random_states()
         with suppress(InterruptedError):
@@ -77,7 +79,7 @@ def check_random_state(attack: Attack) -> None:
 
 def check_grad_modes(attack: Attack) -> None:
     """Under no_grad and inference_mode the answer is the same."""
-    model, x, y, targets = smooth()
+    model, x, y, targets = smooth(shape=shape_for(attack))
     eps = scale(attack, x, 0.1)
     for aims in (None, targets):
         plain = attack.run(model, x, y, eps=eps, targets=aims)
@@ -96,7 +98,7 @@ def _some(value: Tensor | None) -> Tensor:
 
 def check_labels(attack: Attack) -> None:
     """Labels of any integer type are the same labels; one-hot labels and floats are refused."""
-    model, x, y, _ = linear()
+    model, x, y, _ = linear(shape=shape_for(attack))
     eps = scale(attack, x, 0.1)
     plain = attack.run(model, x, y, eps=eps)
     for dtype in (torch.int32, torch.uint8, torch.int16):
@@ -111,7 +113,7 @@ def check_labels(attack: Attack) -> None:
 
 def check_progress(attack: Attack) -> None:
     """The progress that is told adds up to the number of samples."""
-    model, x, y, targets = smooth()
+    model, x, y, targets = smooth(shape=shape_for(attack))
     y = torch.cat([y[:3], targets[3:]])
     eps = scale(attack, x, 0.1)
     for batch_size in (None, 2):

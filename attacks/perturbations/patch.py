@@ -108,6 +108,15 @@ class Patch(Perturbation):
         start = self._placed + 1
         return torch.cat([p[:, :start], p[:, start:].round()], 1)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The ranges of the placement."""
+        return self.placement.names
+
+    def closed(self, eps: Tensor, count: int) -> Tensor:
+        """Nothing is a circle."""
+        return eps.new_zeros(len(eps), count, dtype=torch.bool)
+
     def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
         """Set the first parameters to ``u``, scaled to their ranges, the others to the middle."""
         p = self.zero(x)

@@ -1,7 +1,7 @@
 """The contract of a perturbation set: what the adversary may change, and how much of it."""
 
 from abc import ABC, abstractmethod
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -12,9 +12,12 @@ from advbench.attacks.randomness import Draws
 class Perturbation(ABC):
     """A set of changes with parameters ``p`` per sample; subclasses are frozen dataclasses.
 
-    ``x`` is (B, *shape) in [0, 1], ``p`` a tensor (B, ...), ``eps`` (B,) in the set's own unit.
-    Every answer is per row: no row may depend on another.
+    ``x`` is (B, *shape), an image in [0, 1] or a scene, ``p`` a tensor (B, ...), ``eps`` (B,) in
+    the set's own unit. Every answer is per row: no row may depend on another.
     """
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """The range of the numbers of ``x``, before and after the change."""
 
     @abstractmethod
     def zero(self, x: Tensor) -> Tensor:
@@ -22,7 +25,7 @@ class Perturbation(ABC):
 
     @abstractmethod
     def apply(self, x: Tensor, p: Tensor) -> Tensor:
-        """Return the changed inputs in [0, 1], differentiable with respect to ``p``."""
+        """Return the changed inputs within ``bounds``, differentiable with respect to ``p``."""
 
     @abstractmethod
     def project(self, x: Tensor, p: Tensor, eps: Tensor) -> Tensor:
@@ -48,9 +51,21 @@ class Perturbation(ABC):
     def extreme(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """Draw from where the set is largest: the worst case of a smooth model lies there."""
 
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The coarse coordinates by name; empty where there are as many as one likes."""
+
     @abstractmethod
     def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:
         """Return the point of the set at the coarse coordinates ``u`` (B, k) in [-1, 1]."""
+
+    @abstractmethod
+    def closed(self, eps: Tensor, count: int) -> Tensor:
+        """Tell which of the first ``count`` coarse coordinates are circles, (B, count).
+
+        Of a circle the ends -1 and 1 are one point.
+        """
 
     @abstractmethod
     def largest(self, x: Tensor) -> float:
@@ -101,7 +116,7 @@ def clip(values: Tensor) -> Tensor:
 
 
 class _Add(torch.autograd.Function):
-    """Add ``p`` to ``x``, clip to [0, 1] and pass the gradient to ``p``.
+    """Add ``p`` to ``x``, clip to [0, 1] and pass the gradient to both.
 
     The derivative of ``clamp`` is zero on the bounds themselves: a black or white pixel would
     never move.
@@ -112,8 +127,8 @@ class _Add(torch.autograd.Function):
         return (x + p).clamp_(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, gradients[0]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+        return gradients[0] if ctx.needs_input_grad[0] else None, gradients[0]
 
 
 class Pixels(Perturbation):
@@ -136,6 +151,17 @@ class Pixels(Perturbation):
         zero = self.zero(x)
         direction = draws.normal(zero.shape[1:], zero.dtype)
         return self.steepest(x, zero, direction, eps)
+
+    @final
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Nothing: a pixel has no name."""
+        return ()
+
+    @final
+    def closed(self, eps: Tensor, count: int) -> Tensor:
+        """Nothing is a circle."""
+        return eps.new_zeros(len(eps), count, dtype=torch.bool)
 
     @final
     def lattice(self, x: Tensor, eps: Tensor, u: Tensor) -> Tensor:

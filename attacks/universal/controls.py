@@ -139,7 +139,6 @@ class PictureSticker(Fittable):
         best, surest = None, -1.0
         with held(models, seed) as members, torch.no_grad():
             for x, y in batches:
-                checks.images(x)
                 checks.accepted(type(self).__name__, self.perturbation, x)
                 shown = torch.ones_like(y, dtype=torch.bool) if targets is None else y == targets
                 if not shown.any():
@@ -160,7 +159,6 @@ class PictureSticker(Fittable):
 
 def _first(batches: Iterable[tuple[Tensor, Tensor]], one: Fittable) -> Tensor:
     for x, _ in batches:
-        checks.images(x)
         checks.accepted(type(one).__name__, one.perturbation, x)
         return x
     raise ValueError("there is nothing to fit to: batches is empty")

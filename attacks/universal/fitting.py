@@ -57,7 +57,7 @@ def gather(batches: Iterable[tuple[Tensor, Tensor]], targets: int | None) -> tup
     if not pairs:
         raise ValueError("there is nothing to fit to: batches is empty")
     for x, y in pairs:
-        checks.images(x)
+        checks.inputs(x)
         checks.labels("y", y, x)
     x = torch.cat([x for x, _ in pairs])
     y = torch.cat([y for _, y in pairs]).to(torch.int64)
@@ -101,7 +101,7 @@ def fit_shared(
             )
         device = device_of(members[0], x)
         working = torch.float64 if x.dtype == torch.float64 else torch.float32
-        x, y = checks.inside_box(x).to(device, working), y.to(device)
+        x, y = checks.inside_box(x, rule.perturbation).to(device, working), y.to(device)
         aims = None if targets is None else torch.full_like(y, targets)
         criterion = Criterion(y, aims)
         victim = Victim(members[0] if len(members) == 1 else Committee(members, x), x, criterion)

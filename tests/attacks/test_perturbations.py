@@ -9,7 +9,7 @@ from advbench.attacks import L0, L1, L2, Linf, Perturbation
 from advbench.attacks.perturbations.perturbation import Pixels
 from advbench.attacks.randomness import Draws
 from advbench.testing.halfspace import gain
-from advbench.testing.victims import numbers
+from advbench.testing.victims import SCENE, inputs, numbers
 from tests.attacks.test_randomness import distance_from_uniform
 
 NAMES = registry.names("perturbations")
@@ -29,6 +29,15 @@ def points(shape: tuple[int, ...], count: int = 40) -> tuple[Tensor, Tensor]:
     x = (0.5 + 0.5 * numbers(1, count, *shape)).clamp(0, 1)
     sizes = torch.logspace(-3, 2, count, dtype=torch.float64)
     return x, numbers(2, count, *shape) * sizes.view(-1, *([1] * len(shape)))
+
+
+def changeable(perturbation: Perturbation, count: int = 40) -> Tensor:
+    """Images in the box and on its sides, or the scenes that the set takes in their place."""
+    x, _ = points((3, 14, 16), count)
+    if perturbation.refusal(x.shape[1:]) is not None:
+        x = inputs(1, count, SCENE, torch.float64)
+    assert perturbation.refusal(x.shape[1:]) is None
+    return x
 
 
 def sizes(perturbation: Perturbation, x: Tensor) -> Tensor:
@@ -132,7 +141,7 @@ def test_steepest_attains_the_dual_norm(perturbation: Perturbation) -> None:
 
 @pytest.mark.parametrize("perturbation", SETS, ids=repr)
 def test_no_gradient_no_step(perturbation: Perturbation) -> None:
-    x, _ = points((3, 4, 5))
+    x = changeable(perturbation)
     p = perturbation.project(x, perturbation.zero(x), sizes(perturbation, x))
     step = perturbation.steepest(x, p, torch.zeros_like(p), sizes(perturbation, x))
     assert (step == 0).all()
@@ -193,7 +202,7 @@ def test_l0_draws() -> None:
 
 @pytest.mark.parametrize("perturbation", SETS, ids=repr)
 def test_zero_changes_nothing_and_no_set_leaves_its_size(perturbation: Perturbation) -> None:
-    x, _ = points((3, 8, 10))
+    x = changeable(perturbation)
     eps = sizes(perturbation, x)
     assert torch.equal(perturbation.apply(x, perturbation.zero(x)), x)
     u = torch.linspace(-1, 1, 3 * len(x), dtype=x.dtype).view(-1, 3)
@@ -210,7 +219,7 @@ def test_zero_changes_nothing_and_no_set_leaves_its_size(perturbation: Perturbat
 
 @pytest.mark.parametrize("perturbation", SETS, ids=repr)
 def test_draws_belong_to_the_row(perturbation: Perturbation) -> None:
-    x, _ = points((3, 4, 5))
+    x = changeable(perturbation)
     eps = sizes(perturbation, x)
     whole = perturbation.draw(x, eps, draws(len(x)))
     index = torch.tensor([7, 2])

@@ -6,7 +6,7 @@ import pytest
 
 from advbench.attacks import Attack
 from advbench.testing import CHECKS, Check, ContractError, check_attack
-from tests.saboteurs import HONEST, SABOTEURS, Honest, Tampered
+from tests.saboteurs import HONEST, NORMS_ALONE, ON_SCENES, SABOTEURS, Honest, Picky, Tampered
 
 
 def _through(inner: Attack, *arguments: Any, **terms: Any) -> Any:
@@ -21,8 +21,17 @@ def test_planted_fault_is_seen(check: str, saboteur: Any) -> None:
         CHECKS[check](saboteur)
 
 
+@pytest.mark.parametrize(
+    ("check", "saboteur"), ON_SCENES, ids=[f"{c}-{type(s).__name__}-{s!r}" for c, s in ON_SCENES]
+)
+def test_planted_fault_is_seen_on_scenes(check: str, saboteur: Any) -> None:
+    with pytest.raises(ContractError, match=r"\w"):
+        CHECKS[check](saboteur)
+
+
 def test_every_check_has_a_saboteur() -> None:
     assert {check for check, _ in SABOTEURS} == set(CHECKS)
+    assert {check for check, _ in ON_SCENES} == set(CHECKS) - set(NORMS_ALONE)
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -51,3 +60,9 @@ def test_complaint_names_attack_and_rows() -> None:
     lazy = next(one for _, one in SABOTEURS if type(one).__name__ == "DoesNothing")
     with pytest.raises(ContractError, match=r"^DoesNothing\(.*\): .*\(rows \["):
         CHECKS["half_space"](lazy)
+
+
+def test_a_set_that_no_check_has_inputs_for_is_told_so() -> None:
+    words = r"^Honest\(.*images \(1, 4, 5\) or scenes \(17,\).*got \(1, 4, 5\).*got \(17,\)"
+    with pytest.raises(ContractError, match=words):
+        check_attack(Honest(perturbation=Picky()))

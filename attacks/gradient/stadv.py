@@ -1,0 +1,74 @@
+"""stAdv: a smooth flow field, optimised for each sample."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Self, final
+
+import torch
+from torch import Tensor
+
+from advbench.attacks.gradient.steepest import origin
+from advbench.attacks.losses import Loss, Margin
+from advbench.attacks.perturbations.flow import Flow
+from advbench.attacks.query import Access, Problem, Query
+from advbench.attacks.rows import lift
+from advbench.attacks.search import Rule
+
+_FIRST_DECAY, _SECOND_DECAY, _TINY = 0.9, 0.999, 1e-8  # Adam's usual values
+
+
+class Moments(NamedTuple):
+    """The flow field, and running means of its gradient and of the gradient's square."""
+
+    p: Tensor
+    m: Tensor
+    v: Tensor
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class StAdv(Rule[Moments]):
+    """Spatially transformed adversarial examples: flow fields by Adam, from no flow at all.
+
+    The loss is the margin less the price of a rough flow, which the set takes (``Flow``).
+    Source: Xiao, Zhu, Li, He, Liu, Song, "Spatially transformed adversarial examples", ICLR 2018,
+    arXiv:1801.02612. Deviations: Adam (Kingma, Ba, "Adam: a method for stochastic
+    optimization", ICLR 2015, arXiv:1412.6980, algorithm 1) with a state per sample instead of
+    L-BFGS; the margin has no cap; displacements are bounded by eps, for which ``largest`` of the
+    set stands for no bound. ``step_size`` is in pixels. Cost: steps + 1 forward and steps backward
+    passes.
+    """
+
+    access: ClassVar[Access] = "gradient"
+    restarts: ClassVar[int] = 1
+
+    perturbation: Flow = Flow()
+    loss: Loss = Margin()
+    steps: int = 100
+    step_size: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.perturbation, Flow):
+            raise TypeError(f"StAdv: perturbation must be a Flow; got {self.perturbation!r}")
+
+    @classmethod
+    def examples(cls) -> tuple[Self, ...]:
+        """Return quick instances."""
+        rough = Flow(smoothness=0.0, padding="zeros")
+        return cls(steps=10), cls(perturbation=rough, steps=8, step_size=0.2)
+
+    def init(self, problem: Problem) -> Moments:
+        """Start at no flow."""
+        start = origin(self.perturbation, problem)
+        return Moments(start, torch.zeros_like(start), torch.zeros_like(start))
+
+    def step(self, state: Moments, query: Query, problem: Problem) -> Moments:
+        """Take one step of Adam and clip."""
+        g = query(state.p, grad=True).grad
+        m = _FIRST_DECAY * state.m + (1 - _FIRST_DECAY) * g
+        v = _SECOND_DECAY * state.v + (1 - _SECOND_DECAY) * g.square()
+        step = (problem.t + 1).to(g)
+        m_hat = m / lift(1 - _FIRST_DECAY**step, m)
+        v_hat = v / lift(1 - _SECOND_DECAY**step, v)
+        p = state.p + self.step_size * m_hat / (v_hat.sqrt() + _TINY)
+        return Moments(self.perturbation.project(problem.x, p, problem.eps), m, v)
