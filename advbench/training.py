@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advbench.attacks.victim import Model
 from advbench.data import Samples, load
 from advbench.document import parse_toml
 from advbench.files import write_atomic
@@ -63,7 +64,7 @@ def train(
         optimizer = _optimizer(recipe.optimizer, model)
         for number in range(recipe.train.epochs):
             loss = _epoch(recipe, model, optimizer, data, number)
-            clean, negative_loss = _score(model, validation.x, validation.y)
+            clean, negative_loss = _score(model, validation)
             robust = robust_accuracy(recipe, model, validation) if recipe.defense else None
             history.append(Epoch(number, loss, clean, robust))
             if progress is not None:
@@ -92,30 +93,31 @@ def make_model(
     architecture: Architecture, normalize: Normalize | None, samples: Samples
 ) -> nn.Module:
     """A freshly initialised network for samples like these, normalisation inside."""
-    model = architecture.build(tuple(samples.x.shape[1:]), len(samples.classes))
+    model = architecture.build(samples.image_shape, len(samples.classes))
     return model if normalize is None else Normalized(model, normalize.mean, normalize.std)
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The share of images (N, *shape) that the model classifies as y (N,)."""
-    return _score(model, x, y)[0]
+def accuracy(model: nn.Module, samples: Samples) -> float:
+    """The share of samples that the model classifies as what they are."""
+    return _score(model, samples)[0]
 
 
 def robust_accuracy(recipe: Recipe, model: nn.Module, samples: Samples) -> float:
     """The share of samples that stay correct under every defence's own examples, at full eps."""
+    seen = samples.seen_by(model)
     correct = torch.ones(len(samples), dtype=torch.bool)
     for defense in recipe.defense:
         for rows in torch.arange(len(samples)).split(500):
             x, y = defense.batch(
-                model,
+                seen,
                 samples.x[rows],
                 samples.y[rows],
                 samples.ids[rows],
                 epoch=math.inf,
                 seed=recipe.train.seed,
             )
-            correct[rows] &= _logits(model, x).argmax(1) == y
-    correct &= _logits(model, samples.x).argmax(1) == samples.y
+            correct[rows] &= _logits(model, seen, x).argmax(1) == y
+    correct &= _logits(model, seen, samples.x).argmax(1) == samples.y
     return correct.double().mean().item()
 
 
@@ -131,6 +133,7 @@ def _epoch(
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     batches = order.split(settings.batch_size)
     total = 0.0
+    seen = data.seen_by(model)
     model.train()
     for index, rows in enumerate(batches):
         epoch = number + index / len(batches)
@@ -138,8 +141,8 @@ def _epoch(
             group["lr"] = recipe.optimizer.lr * _rate(settings.schedule, epoch / settings.epochs)
         x, y = data.x[rows], data.y[rows]
         for defense in recipe.defense:
-            x, y = defense.batch(model, x, y, data.ids[rows], epoch, seed)
-        loss = _LOSSES[settings.loss](model(x), y)
+            x, y = defense.batch(seen, x, y, data.ids[rows], epoch, seed)
+        loss = _LOSSES[settings.loss](seen(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -183,20 +186,21 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
+def _logits(model: nn.Module, seen: Model, x: Tensor) -> Tensor:
+    """The logits for samples x, `seen` by the model in eval mode."""
     training = model.training
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model(part) for part in x.split(500)])
+        logits = torch.cat([seen(part) for part in x.split(500)])
     model.train(training)
     return logits
 
 
-def _score(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+def _score(model: nn.Module, samples: Samples) -> tuple[float, float]:
     """Accuracy and minus the mean cross-entropy, for which more is better too."""
-    logits = _logits(model, x)
-    share = (logits.argmax(1) == y).double().mean().item()
-    return share, -functional.cross_entropy(logits, y).item()
+    logits = _logits(model, samples.seen_by(model), samples.x)
+    share = (logits.argmax(1) == samples.y).double().mean().item()
+    return share, -functional.cross_entropy(logits, samples.y).item()
 
 
 def run_recipe(config: Path, out: Path, progress: Progress | None = None) -> Path:
@@ -219,13 +223,13 @@ def run_recipe(config: Path, out: Path, progress: Progress | None = None) -> Pat
         "recipe": document.data,
         "architecture": plain(recipe.model),
         "normalize": None if recipe.normalize is None else asdict(recipe.normalize),
-        "shape": list(data.x.shape[1:]),
+        "shape": list(data.image_shape),
         "classes": list(data.classes),
         "data": {"name": data.name, "digest": data.digest()},
         "seed": recipe.train.seed,
         "epoch": trained.epoch.number,
         "clean_accuracy": {
-            samples.split: _share(accuracy(trained.model, samples.x, samples.y))
+            samples.split: _share(accuracy(trained.model, samples))
             for samples in (data, validation, test)
         },
         "robust_accuracy": {

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from advbench.attacks.victim import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +14,11 @@ class Defense(ABC):
 
     @abstractmethod
     def batch(
-        self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor, epoch: float, seed: int
+        self, model: Model, x: Tensor, y: Tensor, ids: Tensor, epoch: float, seed: int
     ) -> tuple[Tensor, Tensor]:
-        """What to train on instead of the minibatch x (B, *shape) in [0, 1], y (B,), ids (B,).
+        """What to train on instead of the minibatch x (B, *shape), y (B,), ids (B,).
+
+        x are images in [0, 1], or scenes, of which `model` is then one.
 
         `epoch` counts the epochs done so far, with fractions; `seed` differs from epoch to epoch.
         The model comes back as it was.

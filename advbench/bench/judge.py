@@ -5,7 +5,7 @@ between input and parameters are measured again. A row that breaks the threat mo
 never a success, and never clipped into one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Verdict:
     """The judged facts of each row, all (B,)."""
 
     prediction: NDArray[np.int64]  # -1 where the logits are not finite
+    confidence: NDArray[np.float64]  # the probability of the prediction; NaN where there is none
     success: NDArray[np.bool_]
     success_8bit: NDArray[np.bool_]
     size: NDArray[np.float64]
@@ -34,12 +35,26 @@ class Verdict:
     detail: str  # how many rows broke which rule; empty without any
 
 
-def predict(model: Model, x: Tensor, batch_size: int) -> Tensor:
+Look = Callable[[Tensor], Tensor]
+"""What inputs look like: images (B, C, H, W)."""
+
+
+def as_they_are(x: Tensor) -> Tensor:
+    """How images look."""
+    return x
+
+
+def predict(model: Model, x: Tensor, batch_size: int, look: Look = as_they_are) -> Tensor:
     """Return the logits (N, K) of the bare model in eval mode, on the device of `x`."""
     victim = Victim(model, x)
     with frozen(model), torch.inference_mode():
-        parts = [victim(part.to(victim.device)).to(x.device) for part in x.split(batch_size)]
+        parts = [victim(look(part.to(victim.device))).to(x.device) for part in x.split(batch_size)]
     return torch.cat(parts)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Return the probability of the predicted class (N,), NaN where a logit is not finite."""
+    return logits.double().softmax(1).amax(1)
 
 
 def classes(logits: Tensor) -> Tensor:
@@ -61,9 +76,11 @@ def judge(
     eps: float,
     outcome: Outcome,
     batch_size: int,
+    look: Look = as_they_are,
 ) -> Verdict:
     """Judge what an attack returned for the clean rows `x` (B, *shape) with labels `y` (B,).
 
+    The model is shown what the rows `look` like, and once more rounded to 8 bits.
     Raises TypeError or ValueError, naming the attack, where the answer has not the form of one.
     """
     check_form(attack, x, outcome)
@@ -71,15 +88,16 @@ def judge(
     parameters = outcome.p.detach()
     size, broken = _measure(attack.perturbation, x, adversarial, parameters, eps, batch_size)
     legal = ~torch.stack(list(broken.values())).any(0)
-    logits = predict(model, adversarial, batch_size)
-    rounded = (adversarial.clamp(0, 1) * 255).round() / 255
+    logits = predict(model, adversarial, batch_size, look)
     finite = logits.isfinite().all(1)
     success = legal & fooled(logits, y)
     counts = {rule: int(rows.sum()) for rule, rows in broken.items()}
     detail = "; ".join(f"{count} rows {rule}" for rule, count in counts.items() if count)
-    survives = legal & fooled(predict(model, rounded, batch_size), y)
+    rounded = predict(model, adversarial, batch_size, lambda part: _rounded(look(part)))
+    survives = legal & fooled(rounded, y)
     return Verdict(
         prediction=_array(classes(logits)),
+        confidence=_array(confidence(logits)),
         success=_array(success),
         success_8bit=_array(survives),
         size=_array(size),
@@ -122,11 +140,12 @@ def _measure(
         flat = changed.flatten(1)
         made = perturbation.apply(clean.to(given), given).to(changed)
         apart = (made - changed).flatten(1).abs()
-        outside = ((flat < -_TOLERANCE) | (flat > 1 + _TOLERANCE)).any(1)
+        low, high = perturbation.bounds
+        outside = ((flat < low - _TOLERANCE) | (flat > high + _TOLERANCE)).any(1)
         finite = flat.isfinite().all(1)
         broken = {
             f"larger than {eps:g}": ~(size <= limit),
-            "outside [0, 1]": outside,
+            f"outside [{low:g}, {high:g}]": outside,
             "not finite": ~finite,
             "not what their parameters make": finite & ~(apart <= _TOLERANCE).all(1),
         }
@@ -134,6 +153,10 @@ def _measure(
         for rule, rows in broken.items():
             rules.setdefault(rule, []).append(rows)
     return torch.cat(sizes), {rule: torch.cat(rows) for rule, rows in rules.items()}
+
+
+def _rounded(images: Tensor) -> Tensor:
+    return (images.clamp(0, 1) * 255).round() / 255
 
 
 def _batches(x: Tensor, adversarial: Tensor, p: Tensor, batch: int) -> Iterator[tuple[Tensor, ...]]:

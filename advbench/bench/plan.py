@@ -25,7 +25,7 @@ from advbench.config import AttackEntry, Config, ConfigError, DataSection, Model
 from advbench.data import Samples
 from advbench.models.loading import LoadedModel, ModelSpec, load_model
 
-FORMAT = 1
+FORMAT = 2
 """Version of the stored rows; part of every key."""
 
 
@@ -304,10 +304,12 @@ def _changed(value: Any) -> list[str]:
         same = field.default is not dataclasses.MISSING and plain(field.default) == plain(own)
         if same or not field.metadata.get("label", True):
             continue
-        if dataclasses.is_dataclass(own) and ":" in registry.name_of(type(own)):
+        if not dataclasses.is_dataclass(own) or isinstance(own, type):
+            found.append(f"{field.name}={_text(plain(own))}")
+        elif ":" in registry.name_of(type(own)):
             found += _changed(own)
         else:
-            found.append(f"{field.name}={_text(plain(own))}")
+            found.append(f"{field.name}={short(own)}")
     return found
 
 

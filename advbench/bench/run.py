@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from advbench import registry
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.expectation import EOT
-from advbench.bench.judge import classes, judge, predict
+from advbench.bench.judge import classes, confidence, judge, predict
 from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.store import Rows, Store
 from advbench.bench.table import status_of
@@ -67,6 +67,7 @@ class Clean:
     """What a model makes of the samples as they are, (N,)."""
 
     prediction: Tensor
+    confidence: Tensor
     correct: Tensor
 
 
@@ -132,8 +133,9 @@ class Runner:
         fitted = {"fitted": plain(attack)} if fits else {}
         aims = None if cell.targets is None or fits else torch.full_like(y, cell.targets)
         transferred = bool(cell.surrogates) and not fits
+        made_on = cell.made_on[0] if transferred else cell.victim
         outcome = attack.run(
-            cell.made_on[0].model if transferred else cell.victim.model,
+            samples.seen_by(made_on.model),
             x,
             y,
             eps=cell.scale,
@@ -148,9 +150,19 @@ class Runner:
             progress=self.progress.rows,
         )
         seconds = time.perf_counter() - started
-        verdict = judge(cell.victim.model, attack, x, y, cell.scale, outcome, batch_size)
+        verdict = judge(
+            cell.victim.model, attack, x, y, cell.scale, outcome, batch_size, samples.images
+        )
         at = index.numpy()
-        for name in ("prediction", "success", "success_8bit", "size", "invalid", "nan"):
+        for name in (
+            "prediction",
+            "confidence",
+            "success",
+            "success_8bit",
+            "size",
+            "invalid",
+            "nan",
+        ):
             rows[name][at] = getattr(verdict, name)
         for name in ("forwards", "backwards", "steps", "flags"):
             rows[name][at] = getattr(outcome, name).cpu().numpy()
@@ -180,7 +192,7 @@ class Runner:
         if key not in self._fits:
             self._move(*cell.made_on)
             self._fits[key] = cell.attack.fit(
-                [other.model for other in cell.made_on],
+                [train.seen_by(other.model) for other in cell.made_on],
                 [(train.x, train.y)],
                 eps=cell.scale,
                 targets=cell.targets,
@@ -197,10 +209,13 @@ class Runner:
         key = (id(victim), id(selection))
         if key not in self._clean:
             self._move(victim)
-            logits = predict(victim.model, selection.samples.x, batch_size)
+            samples = selection.samples
+            if self.device is not None and isinstance(samples.renderer, nn.Module):
+                samples.renderer.to(self.device)
+            logits = predict(victim.model, samples.x, batch_size, samples.images)
             _check_labels(logits, selection)
             guess = classes(logits)
-            clean = Clean(guess, guess == selection.samples.y)
+            clean = Clean(guess, confidence(logits), guess == samples.y)
             share = clean.correct.double().mean().item()
             if share <= 1 / logits.shape[1]:
                 _log.warning(_CHANCE, victim.label, share, selection.label)
@@ -255,6 +270,7 @@ def _blank(cell: Cell, clean: Clean, attacked: Tensor) -> dict[str, Any]:
         "clean_correct": correct.copy(),
         "attacked": attacked.numpy().copy(),
         "prediction": prediction.copy(),
+        "confidence": clean.confidence.numpy().copy(),
         "size": np.full(n, np.nan),
         "nan": prediction == -1,
     }

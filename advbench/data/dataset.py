@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from advbench.attacks.rendering.renderer import Renderer, SceneModel
+from advbench.attacks.victim import Model
 
 SPLITS = ("train", "validation", "test")
 ROOT_VARIABLE = "ADVBENCH_DATA"
@@ -18,8 +21,9 @@ ROOT_VARIABLE = "ADVBENCH_DATA"
 class Samples:
     """Samples of one split.
 
-    x (N, *shape) float32 in [0, 1]; y (N,) int64; ids (N,) int64, the place of each sample in the
-    file or folder it was read from, so that a sample keeps its id whatever selection it is in.
+    x (N, *shape) float32: images in [0, 1], or scenes, which `renderer` turns into images; y (N,)
+    int64; ids (N,) int64, the place of each sample in the file or folder it was read from, so that
+    a sample keeps its id whatever selection it is in.
     """
 
     name: str
@@ -28,9 +32,26 @@ class Samples:
     y: Tensor
     ids: Tensor
     classes: tuple[str, ...]
+    renderer: Renderer | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def seen_by(self, model: Model) -> Model:
+        """The model of images as a model of these samples, whatever they are."""
+        return model if self.renderer is None else SceneModel(self.renderer, model)
+
+    def images(self, x: Tensor) -> Tensor:
+        """What samples like these, x (B, *shape), look like: images (B, C, H, W)."""
+        if self.renderer is None:
+            return x
+        with torch.no_grad():
+            return self.renderer(x)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return tuple(self.images(self.x[:1]).shape[1:])
 
     def only(self, number: int) -> "Samples":
         """The samples of one class."""
@@ -44,16 +65,27 @@ class Samples:
         return replace(self, x=self.x[index], y=self.y[index], ids=self.ids[index])
 
     def digest(self) -> str:
-        """The sha256 of the samples themselves: x, y and ids, in their order."""
+        """The sha256 of the samples: x, y and ids, in their order, and how they are rendered."""
         digest = hashlib.sha256()
-        for tensor in (self.x, self.y, self.ids):
-            digest.update(tensor.contiguous().numpy().data)
+        for tensor in (self.x, self.y, self.ids, *_tensors(self.renderer)):
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        if self.renderer is not None:
+            digest.update(_name(self.renderer).encode())
         return digest.hexdigest()
+
+
+def _tensors(renderer: Renderer | None) -> list[Tensor]:
+    return list(renderer.state_dict().values()) if isinstance(renderer, nn.Module) else []
+
+
+def _name(renderer: Renderer) -> str:
+    """A renderer as text: with its settings if it is a module, else the class alone."""
+    return repr(renderer) if isinstance(renderer, nn.Module) else type(renderer).__qualname__
 
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """A source of labelled images with the splits "train", "validation" and "test"."""
+    """A source of labelled images, or scenes, with the splits "train", "validation" and "test"."""
 
     @abstractmethod
     def load(self, split: str, samples: int | None = None, root: Path | None = None) -> Samples:

@@ -90,7 +90,7 @@ def test_every_part_of_the_content_changes_the_key(monkeypatch):
     monkeypatch.setattr(Push, "version", 2)
     keys.append(cell(Push()).key)
     monkeypatch.undo()
-    monkeypatch.setattr(planning, "FORMAT", 2)
+    monkeypatch.setattr(planning, "FORMAT", planning.FORMAT + 1)
     keys.append(cell(Push()).key)
     monkeypatch.undo()
     assert len(set(keys)) == len(keys)

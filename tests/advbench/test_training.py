@@ -122,7 +122,7 @@ def test_the_best_epoch_is_kept(samples: Samples, validation: Samples) -> None:
     assert [epoch.number for epoch in trained.history] == list(range(8))
     assert trained.epoch.clean == max(epoch.clean for epoch in trained.history)
     assert trained.epoch != trained.history[-1]
-    found = training.accuracy(trained.model, validation.x, validation.y)
+    found = training.accuracy(trained.model, validation)
     assert found == trained.epoch.clean
 
 
@@ -195,7 +195,7 @@ def test_a_recipe_file_becomes_weights_and_a_card(tmp_path: Path) -> None:
         )
     )
     test = data.load("digits")
-    found = training.accuracy(loaded.model, test.x, test.y)
+    found = training.accuracy(loaded.model, test)
     assert found == pytest.approx(card["clean_accuracy"]["test"], abs=1e-6)
 
 

@@ -93,3 +93,24 @@ def test_it_makes_networks_more_robust() -> None:
 def test_negative_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         AdversarialTraining(attack=PGD(), **wrong)
+
+
+def test_a_share_of_the_samples_is_attacked_anew_in_each_epoch() -> None:
+    net, attack = model(), PGD(steps=2)
+    part = AdversarialTraining(attack=attack, eps=0.1, share=0.5)
+    every = AdversarialTraining(attack=attack, eps=0.1)
+    epochs = []
+    for seed in (4, 5):
+        whole, some = batch(every, net, seed=seed), batch(part, net, seed=seed)
+        assert isinstance(whole, torch.Tensor)
+        assert isinstance(some, torch.Tensor)
+        changed = (some != SAMPLES.x).flatten(1).any(1)
+        assert 10 < int(changed.sum()) < 30
+        torch.testing.assert_close(some[changed], whole[changed], rtol=0, atol=1e-6)
+        epochs.append(changed)
+    assert not torch.equal(*epochs)
+    final = batch(part, net, epoch=float("inf"), seed=4)
+    assert isinstance(final, torch.Tensor)
+    assert torch.equal(final, batch(every, net, seed=4))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="share must lie in"):
+        AdversarialTraining(attack=attack, eps=0.1, share=0)
