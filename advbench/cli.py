@@ -99,6 +99,7 @@ def run(
     from advbench.bench.run import Runner
     from advbench.bench.store import FolderError, opened
     from advbench.files import WriteError
+    from advbench.report.poses import write_poses
     from advbench.report.stickers import write_stickers
 
     where = device or settings.run.device
@@ -136,11 +137,14 @@ def run(
     try:
         with opened(target) as store:
             stickers = write_stickers(cells, store)
+            poses = write_poses(cells, store)
     except (FolderError, WriteError) as error:
         say(str(error))
         return Exit.INCOMPLETE
     if stickers is not None:
         say(f"stickers to print, curves and maps in {stickers}")
+    if poses is not None:
+        say(f"tables and pictures of poses in {poses}")
     return Exit.OK if all(row["status"] == "ok" for row in table) else Exit.INCOMPLETE
 
 

@@ -82,8 +82,8 @@ def location_lines(trials: Sequence[Trial], cells: int = GRID) -> list[Line]:
     for trial in trials:
         if trial.patch.placement.location is not None:
             continue
-        row = _bins(trial.rows["patch_y"], 0, 1, cells)
-        column = _bins(trial.rows["patch_x"], 0, 1, cells)
+        row = binned(trial.rows["patch_y"], 0, 1, cells)
+        column = binned(trial.rows["patch_x"], 0, 1, cells)
         for measure, hits in trial.hits().items():
             for at in np.ndindex(cells, cells):
                 rate = hits.rate((row == at[0]) & (column == at[1]))
@@ -101,7 +101,7 @@ def rotation_lines(trials: Sequence[Trial], bins: int = BINS) -> list[Line]:
         most = trial.patch.placement.rotation
         if not most:
             continue
-        which = _bins(trial.rows["patch_angle"], -most, most, bins)
+        which = binned(trial.rows["patch_angle"], -most, most, bins)
         edges = np.linspace(-most, most, bins + 1).round(6).tolist()
         for measure, hits in trial.hits().items():
             for number, (low, high) in enumerate(pairwise(edges)):
@@ -111,7 +111,7 @@ def rotation_lines(trials: Sequence[Trial], bins: int = BINS) -> list[Line]:
     return lines
 
 
-def _bins(values: Any, low: float, high: float, bins: int) -> Any:
-    """The bin (N,) of each value; the upper edge belongs to the last one, NaN to none."""
+def binned(values: Any, low: float, high: float, bins: int) -> Any:
+    """Return the bin (N,) of each value; the upper edge belongs to the last one, NaN to none."""
     place = (values - low) / (high - low) * bins
     return np.where(np.isnan(place), -1, np.clip(np.floor(np.nan_to_num(place)), 0, bins - 1))

@@ -1,56 +1,42 @@
 """The figures: matplotlib in, bytes of a PNG out; the same lines give the same bytes."""
 
-import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
 
 from advbench.report.curves import Line
+from advbench.report.drawing import (
+    COLOURS,
+    Shown,
+    columns_of,
+    cycled,
+    mark,
+    order,
+    png,
+    shelf,
+    shortened,
+    style,
+    wrapped,
+)
 from advbench.report.trial import CAUTION
 
-# Okabe and Ito's colours, which the colour-blind tell apart; controls are black and grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Controls are black and grey.
 _DASHES: tuple[tuple[str, Any, str], ...] = (
     ("#000000", (0, (1, 1.2)), "x"),
     ("#777777", (0, (4, 2)), "s"),
     ("#444444", (0, (6, 1.5, 1, 1.5)), "^"),
     ("#999999", (0, (2, 2)), "v"),
 )
-_FOOLED, _RIGHT = "#D55E00", "#333333"
-_NOTHING, _TABLE = "#eeeeee", "#d8e4f0"
-_DPI = 130
-_LONGEST = 32  # letters of a name in a figure; the CSV files have all of it
-_STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "image.interpolation": "nearest",
-    "text.parse_math": False,
-}
+_NOTHING = "#eeeeee"
 
 
 Goals: TypeAlias = Mapping[tuple[str, int | None], str]
 """What a class to reach is called, by data set and number."""
-
-
-class Shown(NamedTuple):
-    """One picture (H, W, 3 or 4) of uint8 with what is written above it."""
-
-    pixels: NDArray[np.uint8]
-    text: str
-    fooled: bool = False
 
 
 def area(lines: Sequence[Line], goals: Goals) -> bytes:
@@ -58,22 +44,22 @@ def area(lines: Sequence[Line], goals: Goals) -> bytes:
 
     ``lines`` are those of ``curves.area_lines``.
     """
-    models = _order(lines, "judged_on")
+    models = order(lines, "judged_on")
     rows = [
         (*who, measure)
-        for who in _order(_stickers(lines), "dataset", "attack", "perturbation", "targets")
-        for measure in _order([one for one in lines if _is(one, who)], "measure")
+        for who in order(_stickers(lines), "dataset", "attack", "perturbation", "targets")
+        for measure in order([one for one in lines if _is(one, who)], "measure")
     ]
-    colours = dict(zip(_order(_stickers(lines), "made_on"), _cycled(_COLOURS), strict=False))
+    colours = dict(zip(order(_stickers(lines), "made_on"), cycled(COLOURS), strict=False))
     dashes = dict(
         zip(
-            _order([one for one in lines if one["control"]], "attack"),
-            _cycled(_DASHES),
+            order([one for one in lines if one["control"]], "attack"),
+            cycled(_DASHES),
             strict=False,
         )
     )
     most = 100 * max(one["area"] for one in lines)
-    with _style():
+    with style():
         width = max(6.5, 4.4 * len(models) + 0.6)
         figure = Figure(figsize=(width, 2.9 * len(rows) + 1.4), layout="constrained")
         grid = figure.subplots(len(rows), len(models), squeeze=False, sharex=True, sharey=True)
@@ -90,21 +76,18 @@ def area(lines: Sequence[Line], goals: Goals) -> bytes:
                     and (one["control"] or one["attack"] == attack)
                 ]
                 _curves(axes, panel, colours, dashes, most)
-                axes.set_title(f"{_heading(lines, who, goals)}\njudged on {_short(model)}")
+                axes.set_title(f"{_heading(lines, who, goals)}\njudged on {shortened(model)}")
                 axes.set_visible(bool(panel))
             across[0].set_ylabel(f"{measure} success, %")
         for axes in grid[-1]:
             axes.set_xlabel("area, % of the image")
             axes.set_xlim(0, most * 1.06)
         marks = [
-            _mark(f"made on {_short(name)}", colour, "-", "o") for name, colour in colours.items()
+            mark(f"made on {shortened(name)}", colour, "-", "o") for name, colour in colours.items()
         ]
-        marks += [_mark(f"control: {name}", *look) for name, look in dashes.items()]
-        longest = max(len(str(mark.get_label())) for mark in marks)
-        columns = int(width / (0.085 * longest + 0.6))  # inches of a letter, and of a line
-        figure.legend(
-            handles=marks, loc="outside upper center", ncols=max(1, min(3, columns, len(marks)))
-        )
+        marks += [mark(f"control: {name}", *look) for name, look in dashes.items()]
+        columns = columns_of(marks, width)
+        figure.legend(handles=marks, loc="outside upper center", ncols=columns)
         return _png(figure)
 
 
@@ -113,12 +96,12 @@ def transfer(lines: Sequence[Line], goals: Goals) -> bytes:
 
     ``lines`` are those of ``curves.transfer_lines``; several seeds are averaged.
     """
-    rows = _order(lines, "dataset", "attack", "perturbation", "targets")
+    rows = order(lines, "dataset", "attack", "perturbation", "targets")
     areas = sorted({one["area"] for one in lines})
-    judged = _order(lines, "judged_on")
-    sources = [_order([one for one in lines if _is(one, who)], "made_on") for who in rows]
+    judged = order(lines, "judged_on")
+    sources = [order([one for one in lines if _is(one, who)], "made_on") for who in rows]
     heights = [0.5 * (len(made) + 1) for made in sources]
-    with _style():
+    with style():
         size = (1.25 * len(judged) * len(areas) + 2.8, sum(heights) + 0.9 * len(rows) + 0.9)
         figure = Figure(figsize=(max(6.5, size[0]), size[1]), layout="constrained")
         grid = figure.subplots(len(rows), len(areas), squeeze=False, height_ratios=heights)
@@ -143,9 +126,9 @@ def location(lines: Sequence[Line], goals: Goals) -> bytes:
 
     ``lines`` are those of ``curves.location_lines``; several seeds are counted together.
     """
-    rows = _order(lines, "dataset", "judged_on", "made_on", "attack", "perturbation", "targets")
+    rows = order(lines, "dataset", "judged_on", "made_on", "attack", "perturbation", "targets")
     areas = sorted({one["area"] for one in lines})
-    with _style():
+    with style():
         figure = Figure(
             figsize=(max(6.5, 2.5 * len(areas) + 0.8), 2.8 * len(rows) + 0.8), layout="constrained"
         )
@@ -162,7 +145,7 @@ def location(lines: Sequence[Line], goals: Goals) -> bytes:
                 axes.set_title(f"area {100 * share:g} %")
             made = "" if who[1] == who[2] else f"\nmade on {_split(who[2])}"
             heading = _heading(lines, (who[0], *who[3:]), goals)
-            across[0].set_ylabel(f"{heading}\non {_short(who[1])}{made}", fontsize=8)
+            across[0].set_ylabel(f"{heading}\non {shortened(who[1])}{made}", fontsize=8)
         figure.suptitle(
             "success by where the sticker's centre lay on the image (grey: nowhere)", fontsize=10
         )
@@ -174,16 +157,15 @@ def overview(title: str, stickers: Sequence[Shown], images: Sequence[Shown]) -> 
     """Draw a sticker beside its controls, and below it images with the sticker on them."""
     columns = 6
     below = -(-len(images) // columns)
-    with _style():
+    with style():
         figure = Figure(figsize=(9.5, 2.9 + 1.75 * below), layout="constrained")
         upper, lower = figure.subfigures(
             2, 1, squeeze=False, height_ratios=(2.5, 1.75 * below)
         ).flat
-        lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 100)]
-        upper.suptitle("\n".join(lines), fontsize=10)
-        _shelf(list(upper.subplots(1, max(4, len(stickers)), squeeze=False).flat), stickers, 8)
+        upper.suptitle(wrapped(title, 100), fontsize=10)
+        shelf(list(upper.subplots(1, max(4, len(stickers)), squeeze=False).flat), stickers, 8)
         lower.suptitle("true class → what the model sees (orange: no longer right)", fontsize=9)
-        _shelf(list(lower.subplots(below, columns, squeeze=False).flat), images, 9)
+        shelf(list(lower.subplots(below, columns, squeeze=False).flat), images, 9)
         return _png(figure)
 
 
@@ -227,7 +209,7 @@ def _unlike(
 ) -> Iterator[tuple[tuple[Any, ...], list[Line]]]:
     """The curves of a panel; what a control has in common for several stickers is drawn once."""
     seen = set()
-    for who in _order(panel, *names):
+    for who in order(panel, *names):
         line = [one for one in panel if tuple(one[name] for name in names) == who]
         line = [one for one in line if one["rate"] is not None]
         points = tuple((one["area"], one["rate"]) for one in line)
@@ -253,7 +235,7 @@ def _matrix(axes: Axes, panel: Sequence[Line], made: Sequence[str], judged: Sequ
             _write(axes, across, len(made), values[-1, across], "")
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axes.axhline(len(made) - 0.5, color="white", linewidth=3)
-    named = ["\n".join(textwrap.wrap(_short(name), 22)) for name in judged]
+    named = ["\n".join(textwrap.wrap(shortened(name), 22)) for name in judged]
     axes.set_xticks(range(len(judged)), named, fontsize=7)
     labels = [*(_split(name) for name in made), "best control"]
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
@@ -291,35 +273,11 @@ def _write(axes: Axes, x: float, y: float, rate: float, below: str) -> None:
     axes.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
 
 
-def _shelf(places: Sequence[Axes], shown: Sequence[Shown], size: int) -> None:
-    for axes in places[len(shown) :]:
-        axes.set_axis_off()
-    for axes, one in zip(places, shown, strict=False):
-        axes.imshow(one.pixels)
-        axes.set_title(one.text, fontsize=size, color=_FOOLED if one.fooled else _RIGHT)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-        axes.set_facecolor(_TABLE)
-        if one.pixels.shape[2] == 4:
-            axes.set_xlim(*_wider(axes.get_xlim()))
-            axes.set_ylim(*_wider(axes.get_ylim()))
-
-
-def _wider(ends: tuple[float, float]) -> tuple[float, float]:
-    rim = 0.05 * (ends[1] - ends[0])
-    return ends[0] - rim, ends[1] + rim
-
-
 def _bar(figure: Figure, image: Any, grid: Any) -> None:
     bar = figure.colorbar(image, ax=list(grid.flat), shrink=0.6, aspect=30)
     bar.set_label("success", fontsize=8)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     bar.outline.set_visible(False)
-
-
-def _mark(label: str, colour: str, dash: Any, marker: str) -> Line2D:
-    return Line2D([], [], color=colour, linestyle=dash, marker=marker, markersize=4, label=label)
 
 
 def _stickers(lines: Sequence[Line]) -> list[Line]:
@@ -331,7 +289,7 @@ def _heading(lines: Sequence[Line], who: Sequence[Any], goals: Goals) -> str:
     dataset, attack, perturbation, targets = who
     alike = [one["perturbation"] for one in lines if _is(one, (dataset, attack, None, targets))]
     told = textwrap.wrap(perturbation, 44) if len(set(alike)) > 1 else []
-    return "\n".join([f"{_short(attack)} → {_short(goals[dataset, targets])}", *told])
+    return "\n".join([f"{shortened(attack)} → {shortened(goals[dataset, targets])}", *told])
 
 
 def _is(line: Line, who: tuple[Any, ...]) -> bool:
@@ -341,37 +299,10 @@ def _is(line: Line, who: tuple[Any, ...]) -> bool:
     return same and perturbation in (None, line["perturbation"])
 
 
-def _order(lines: Sequence[Line], *names: str) -> list[Any]:
-    """The different values of one column, or tuples of several, as they come."""
-    if len(names) == 1:
-        return list(dict.fromkeys(one[names[0]] for one in lines))
-    return list(dict.fromkeys(tuple(one[name] for name in names) for one in lines))
-
-
-def _cycled(things: Sequence[Any]) -> Sequence[Any]:
-    return [*things] * 20
-
-
 def _split(label: str) -> str:
     """Several models one below the other."""
-    return _short(label).replace(" + ", " +\n")
-
-
-def _short(label: str) -> str:
-    """Names, several joined by a plus, without the middle of those that are too long."""
-    half = _LONGEST // 2
-    parts = label.split(" + ")
-    return " + ".join(f"{p[:half]}…{p[-half:]}" if len(p) > _LONGEST else p for p in parts)
-
-
-def _style() -> AbstractContextManager[None]:
-    return matplotlib.style.context(["default", _STYLE])
+    return shortened(label).replace(" + ", " +\n")
 
 
 def _png(figure: Figure) -> bytes:
-    width = int(figure.get_figwidth() * 16)
-    figure.supxlabel("\n".join(textwrap.wrap(CAUTION, width)), fontsize=7, color="#555555")
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure, CAUTION)

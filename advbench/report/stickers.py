@@ -10,33 +10,28 @@
 All of it is computed from the stored cells, so that the same run writes the same files.
 """
 
-import hashlib
-import itertools
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from advbench.attacks.attack import Attack, Fittable
-from advbench.attacks.expectation import EOT
 from advbench.bench.plan import Cell
 from advbench.bench.store import Store, to_json
-from advbench.bench.table import to_csv
-from advbench.files import WriteError, write_atomic
+from advbench.files import write_atomic
 from advbench.report import curves
+from advbench.report.output import file_name, make_folder, write_lines
+from advbench.report.pictures import class_name, pixels, remade
 from advbench.report.saved import attack_of, document, patch_of
 from advbench.report.trial import CAUTION, Trial, controls_of
 
 EXAMPLES = 12
 """Images in an overview: the first that were attacked, whatever became of them."""
-_LONGEST = 200  # characters of a file's name, before the ends that are added
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +54,7 @@ def write_stickers(cells: Sequence[Cell], store: Store) -> Path | None:
     from advbench.report import figures
 
     folder = store.folder / "stickers"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    make_folder(folder)
     trials = [entry.trial for entry in entries]
     several = len({trial.dataset for trial in trials}) > 1
     goals = {
@@ -76,19 +68,19 @@ def write_stickers(cells: Sequence[Cell], store: Store) -> Path | None:
             if not entry.cell.surrogates:
                 _write_overview(folder / f"overview-{name}.png", entry, entries)
     lines = curves.area_lines(trials)
-    _write_lines(folder / "area.csv", lines)
+    write_lines(folder / "area.csv", lines)
     write_atomic(folder / "area.png", figures.area(lines, goals))
     lines = curves.transfer_lines(trials)
-    _write_lines(folder / "transfer.csv", lines)
+    write_lines(folder / "transfer.csv", lines)
     if lines:
         write_atomic(folder / "transfer.png", figures.transfer(lines, goals))
     lines = curves.location_lines(trials)
     if lines:
-        _write_lines(folder / "location.csv", lines)
+        write_lines(folder / "location.csv", lines)
         write_atomic(folder / "location.png", figures.location(_own(lines), goals))
     lines = curves.rotation_lines(trials)
     if lines:
-        _write_lines(folder / "rotation.csv", lines)
+        write_lines(folder / "rotation.csv", lines)
     return folder
 
 
@@ -147,22 +139,8 @@ def _names(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
         aim = "any class" if one.targets is None else one.classes[one.targets]
         parts = [one.attack, f"to {aim}", one.made_on, f"area {one.area:.4g}", f"seed {one.seed}"]
         parts += [one.dataset] if len(datasets) > 1 else []
-        name = "-".join(_plainly(part) for part in parts)
-        if len(name) > _LONGEST:
-            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-            name = f"{name[: _LONGEST - 9]}-{digest}"
-        number = next(n for n in itertools.count(1) if _numbered(name, n) not in names)
-        names[_numbered(name, number)] = group
+        names[file_name(parts, names)] = group
     return names
-
-
-def _plainly(part: str) -> str:
-    """What of a text can stand in the name of a file anywhere."""
-    return re.sub(r"[^a-z0-9.]+", "_", part.lower()).strip("_.") or "unnamed"
-
-
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}--{number}"
 
 
 def _write_sticker(base: Path, group: Sequence[Entry], trials: Sequence[Trial]) -> None:
@@ -189,6 +167,7 @@ def _write_sticker(base: Path, group: Sequence[Entry], trials: Sequence[Trial]) 
 def _write_overview(path: Path, entry: Entry, entries: Sequence[Entry]) -> None:
     """Write the picture of a sticker, of its controls and of the first images attacked."""
     from advbench.report import figures, sheet
+    from advbench.report.drawing import Shown
 
     trial = entry.trial
     assert trial.patch.picture is not None
@@ -204,11 +183,11 @@ def _write_overview(path: Path, entry: Entry, entries: Sequence[Entry]) -> None:
             text += f"\n{100 * rate.rate:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         assert one.patch.picture is not None
         scale = max(1, 240 // one.patch.picture.shape[-1])
-        stickers.append(figures.Shown(sheet.artwork(one.patch, scale), text))
+        stickers.append(Shown(sheet.artwork(one.patch, scale), text))
     at, images = rebuilt(entry.cell, entry.attack, trial.rows, EXAMPLES)
     shown = [
-        figures.Shown(
-            _pixels(image),
+        Shown(
+            pixels(image),
             f"{_class(trial, 'label', row)} → {_class(trial, 'prediction', row)}",
             bool(trial.rows["success"][row]),
         )
@@ -227,28 +206,12 @@ def rebuilt(cell: Cell, attack: Attack, rows: Any, count: int) -> tuple[NDArray[
     The images (n, *shape) are made again from the fitted attack, seed and sample ids.
     """
     at = np.flatnonzero(rows["attacked"])[:count]
-    samples, index = cell.selection.samples, torch.from_numpy(at)
-    outcome = attack.run(
-        cell.victim.model,
-        samples.x[index],
-        samples.y[index],
-        eps=cell.scale,
-        seed=cell.seed,
-        ids=samples.ids[index],
-        stop="success",
-        correct=torch.ones(len(at), dtype=torch.bool),
-        budget=cell.budget,
-        eot=None if cell.eot is None else EOT(cell.eot),
-    )
-    return at, outcome.x_adv
+    return at, remade(cell, attack, at)
 
 
 def _class(trial: Trial, column: str, row: int) -> str:
-    """The name of a class in the rows: its number where the data set does not know it."""
-    number = int(trial.rows[column][row])
-    if number < 0:
-        return "nothing"
-    return trial.classes[number] if number < len(trial.classes) else f"class {number}"
+    """The name of a class in the rows."""
+    return class_name(trial.classes, int(trial.rows[column][row]))
 
 
 def _own(lines: Sequence[curves.Line]) -> list[curves.Line]:
@@ -262,13 +225,3 @@ def _own(lines: Sequence[curves.Line]) -> list[curves.Line]:
         if not line["control"] and (line["measure"] == "targeted") == (line["targets"] is not None)
     ]
     return [line for line in aimed if line["made_on"] == line["judged_on"]] or aimed or list(lines)
-
-
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    """An image (C, H, W) in [0, 1] as (H, W, 3) in bytes."""
-    whole = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return np.broadcast_to(whole.numpy(), (*whole.shape[:2], 3))
-
-
-def _write_lines(path: Path, lines: Sequence[curves.Line]) -> None:
-    write_atomic(path, to_csv(lines, list(lines[0]) if lines else ()).encode())
