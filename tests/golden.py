@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench import registry
-from advbench.attacks import L0, L1, L2, PGD, Patch, Placement, RandomSearch
+from advbench.attacks import L0, L1, L2, PGD, Affine, Flow, Patch, Placement, RandomSearch
 from advbench.attacks.attack import Attack
 from advbench.attacks.randomness import Draws
 
@@ -62,6 +62,8 @@ def attacks() -> list[Attack]:
         RandomSearch(perturbation=L0(), steps=10),
         PGD(perturbation=Patch(placement=Placement(rotation=20)), steps=10),
         RandomSearch(perturbation=Patch(), steps=10),
+        PGD(perturbation=Affine(shift=1), steps=10),
+        PGD(perturbation=Flow(), steps=10),
     ]
 
 

@@ -7,6 +7,7 @@ import sys
 import types
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,14 @@ COMMANDS = (
     "pip install -e . && advbench run configs/quickstart.toml",
     'pip install -e ".[dev]" && pytest',
 )
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "docs/stickers.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "results/README.md",
+    "docs/stickers.md",
+    "docs/poses.md",
+)
 
 
 def blocks(repository: Path, language: str, page: str = "README.md") -> list[str]:
@@ -75,6 +83,33 @@ def test_configuration_of_the_sticker_page_is_accepted(repository: Path, tmp_pat
     settings, _ = load(path)
     assert [entry.surrogate for entry in settings.attack] == [("a",), ("b",), ("a", "b")]
     assert settings.attack[0].attack.perturbation.placement.perspective == 0.2
+
+
+def test_own_mesh_of_the_pose_page_is_struck(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = blocks(repository, "python", "docs/poses.md")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"__name__": "page"}
+    exec(compile(example, "docs/poses.md", "exec", dont_inherit=True), scope)
+    table = scope["results"].table.set_index("attack")
+    assert not scope["results"].errors
+    assert table.clean_accuracy.min() >= 0.9  # it is seen for the table that it is
+    assert table.loc["any_rotation", "robust_accuracy"] < 0.5
+    assert table.loc["gradient", "robust_accuracy"] < 0.5
+    assert scope["images"].shape == (50, 3, 32, 32)
+    fooled = scope["model"](scope["images"]).argmax(1) != scope["scenes"].y
+    assert fooled.float().mean() > 0.5
+
+
+def test_configuration_of_the_pose_page_is_accepted(repository: Path, tmp_path: Path) -> None:
+    (example,) = blocks(repository, "toml", "docs/poses.md")
+    path = tmp_path / "page.toml"
+    path.write_text(example)
+    settings, _ = load(path)
+    pose, sweep = (entry.attack.perturbation for entry in settings.attack)
+    assert (pose.rotation.yaw, pose.z) == (30, 0.2)
+    assert sweep.names == ("yaw",)
 
 
 def test_own_attack_of_the_readme_works(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
