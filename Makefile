@@ -15,6 +15,7 @@ golden:
 bench:
 	python -m advbench.benchmarks.peers
 	python -m advbench.benchmarks.stickers
+	python -m advbench.benchmarks.renderer
 
 # Trains every net again; one alone: make advbench/models/weights/digits/cnn.safetensors
 zoo: $(patsubst configs/zoo/%.toml,advbench/models/weights/%.safetensors,$(wildcard configs/zoo/*/*.toml))

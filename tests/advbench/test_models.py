@@ -29,6 +29,7 @@ ZOO = {
     "digits/cnn": 0.97,
     "digits/cnn_patch_adv": 0.97,
     "digits/cnn_patch_noise": 0.98,
+    "digits/cnn_pose": 0.97,
     "digits/ffn_relu": 0.95,
     "digits/ffn_sigmoid": 0.95,
     "digits/ffn_softplus": 0.95,
@@ -39,7 +40,13 @@ ZOO = {
     "fashion_mnist/cnn": 0.90,
     "mnist/cnn": 0.988,
     "mnist/cnn_adv": 0.97,
+    "mnist/cnn_pose": 0.985,
     "mnist/ffn": 0.975,
+    "scenes/cnn": 0.95,
+    "scenes/cnn_30": 0.95,
+    "scenes/cnn_5x5": 0.95,
+    "scenes/cnn_all": 0.95,
+    "scenes/cnn_pose_adv": 0.95,
 }
 
 

@@ -30,7 +30,7 @@ samples = 20
 [[model]]
 name = "zoo:scenes/cnn"
 [[model]]
-name = "zoo:scenes/cnn_strided"
+name = "zoo:scenes/cnn_5x5"
 label = '{_STRANGE}'
 [[attack]]
 name = "random_noise"

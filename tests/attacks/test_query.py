@@ -27,7 +27,7 @@ from advbench.attacks.query import AccessError, Problem, Query, Record, Rules, k
 from advbench.attacks.randomness import Draws
 from advbench.attacks.victim import Victim
 from advbench.models.ffn import ACTIVATIONS
-from advbench.testing.victims import Affine, After, Watched, inputs, numbers, smooth
+from advbench.testing.victims import SCENE, SHAPE, Affine, After, Watched, inputs, numbers, smooth
 
 NAMES = registry.names("perturbations")
 SETS: list[Perturbation] = [registry.get("perturbations", name)() for name in NAMES]
@@ -91,7 +91,8 @@ def test_gradient_is_that_of_the_loss(activation: str, classes: int, loss: Loss)
     ids=repr,
 )
 def test_gradient_in_every_set(perturbation: Perturbation, eot: EOT | None) -> None:
-    model, x, y, _ = smooth(count=3)
+    shape = SHAPE if perturbation.bounds == (0, 1) else SCENE
+    model, x, y, _ = smooth(count=3, shape=shape)
     ask = query(model, Criterion(y), x, perturbation=perturbation, loss=Margin(), eot=eot)
     start = perturbation.project(x, perturbation.zero(x), torch.full((3,), 0.2).to(x))
     p = start + 0.05 * numbers(26, *start.shape)
