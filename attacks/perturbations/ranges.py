@@ -66,16 +66,13 @@ class Ranges(Perturbation):
         """Come round where the range is a circle, stop at its end elsewhere."""
         limit = eps.unsqueeze(1)
         closed, turn = self.closed(eps, len(self.axes)), self._turns(p)
-        round_ = torch.where(closed, (p + turn).remainder(2 * turn) - turn, p)
-        inside = torch.where(closed & (p.abs() <= turn), p, round_)
-        boxed = torch.where(closed, inside, torch.maximum(torch.minimum(p, limit), -limit))
+        boxed = torch.maximum(torch.minimum(p, limit), -limit)
+        boxed = torch.where(closed, _around(p, turn), boxed)
         if not self.ball:
             return boxed
         vector = p[:, :3]
         length = vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
-        past = (length + turn[0]).remainder(2 * turn[0]) - turn[0]
-        wanted = torch.where(closed[:, :1] & (length > turn[0]), past, length)
-        wanted = torch.where(closed[:, :1], wanted, length.minimum(limit))
+        wanted = torch.where(closed[:, :1], _around(length, turn[0]), length.minimum(limit))
         return torch.cat([vector * (wanted / length), boxed[:, 3:]], 1)
 
     @final
@@ -168,6 +165,11 @@ class Ranges(Perturbation):
     def _turns(self, like: Tensor) -> Tensor:
         """Return the shares at which the numbers come round, (k,)."""
         return like.new_tensor([axis.turn / axis.reach for axis in self.axes])
+
+
+def _around(values: Tensor, turn: Tensor) -> Tensor:
+    """Bring in at the other end what lies past a turn; the rest stays bit for bit."""
+    return torch.where(values.abs() <= turn, values, (values + turn).remainder(2 * turn) - turn)
 
 
 def _rotation_angle(u: Tensor, most: Tensor) -> Tensor:
