@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from advbench.config import load
+from advbench.document import parse_toml
+from advbench.recipe import Recipe
+from advbench.schema import build
 from advbench.testing import check_attack
 
 COMMANDS = (
@@ -103,13 +106,88 @@ def test_own_mesh_of_the_pose_page_is_struck(
 
 
 def test_configuration_of_the_pose_page_is_accepted(repository: Path, tmp_path: Path) -> None:
-    (example,) = blocks(repository, "toml", "docs/poses.md")
+    example, grid, defense = blocks(repository, "toml", "docs/poses.md")
     path = tmp_path / "page.toml"
-    path.write_text(example)
+    path.write_text(example + grid)
     settings, _ = load(path)
-    pose, sweep = (entry.attack.perturbation for entry in settings.attack)
+    pose, sweep, affine = (entry.attack.perturbation for entry in settings.attack)
     assert (pose.rotation.yaw, pose.z) == (30, 0.2)
     assert sweep.names == ("yaw",)
+    assert affine.names == ("angle", "shift_y", "shift_x")
+    assert settings.attack[2].attack.queries == 775
+    path.write_text((repository / "configs/zoo/mnist/cnn.toml").read_text() + defense)
+    (trained,) = build(Recipe, parse_toml(path)).defense
+    assert trained.share == 0.5
+
+
+def table(repository: Path, page: str, row: str) -> list[tuple[str, ...]]:
+    """The rows of a page that look like ``row``."""
+    text = (repository / page).read_text(encoding="utf-8")
+    return [found.groups() for found in re.finditer(row, text, re.MULTILINE)]
+
+
+def lines(repository: Path, name: str) -> list[dict[str, str]]:
+    """The lines of a published table."""
+    page = repository / "results/published" / f"{name}.csv"
+    return list(csv.DictReader(page.read_text(encoding="utf-8").splitlines()))
+
+
+def the(rows: list[dict[str, str]], **terms: str | float) -> dict[str, str]:
+    """The one line that agrees with the terms."""
+    (line,) = (
+        one
+        for one in rows
+        if all(
+            float(one[name]) == value if isinstance(value, float) else one[name] == value
+            for name, value in terms.items()
+        )
+    )
+    return line
+
+
+def test_measured_poses_are_those_of_the_published_tables(repository: Path) -> None:
+    number = r"([\d.]+)"
+    row = rf"^\| (zoo:scenes/\w+) \| {number} \| {number} \({number} to {number}\) \| {number} "
+    rows = table(repository, "docs/poses.md", row + r"\| (\d+) / (\d+) / (\d+) \|$")
+    assert len(rows) == 5
+    summary, shares = lines(repository, "poses"), lines(repository, "poses/share")
+    flips, ball = lines(repository, "poses/flips"), "pose(rotation=ball(angle=180))"
+    for model, clean, *told in rows:
+        everywhere = the(shares, model=model, perturbation=ball, eps=1.0)
+        names = ("share", "low", "high", "confident_share")
+        turns = [the(flips, model=model, axis=axis)["median"] for axis in ("yaw", "pitch", "roll")]
+        found = [f"{float(everywhere[name]):.3f}" for name in names]
+        assert told == found + [f"{float(turn):.0f}" for turn in turns], model
+        line = the(summary, model=model, attack="any_rotation", eps=1.0)
+        assert clean == f"{float(line['clean_accuracy']):.3f}"
+
+
+def test_measured_searches_of_poses_are_those_of_the_published_table(repository: Path) -> None:
+    rows = table(repository, "docs/poses.md", r"^\| (zoo:scenes/\w+) ((?:\| [\d.]+ ){7})\|$")
+    assert len(rows) == 5
+    searches = ("random", "z_constrained", "finite_differences", "evolution", "gradient")
+    asked = [*((name, 0.5) for name in searches), ("random", 1.0), ("gradient", 1.0)]
+    summary = lines(repository, "poses")
+    for model, told in rows:
+        found = [
+            f"{float(the(summary, model=model, attack=name, eps=eps)['success_rate']):.3f}"
+            for name, eps in asked
+        ]
+        assert [part.strip() for part in told.strip("| ").split("|")] == found, model
+
+
+def test_measured_pictures_are_those_of_the_published_tables(repository: Path) -> None:
+    row = r"^\| zoo:((\w+)/\w+) ((?:\| [\d.]+ ){7})\|$"
+    rows = [found for found in table(repository, "docs/poses.md", row) if found[1] != "scenes"]
+    assert len(rows) == 7
+    files = {"digits": "poses_2d", "mnist": "poses_2d_mnist", "cifar10": "poses_2d_cifar10"}
+    names = ("random", "worst_of_10", "first_order", "first_order_5", "grid", "evolution")
+    for model, data, told in rows:
+        summary = lines(repository, files[data])
+        own = [the(summary, model=f"zoo:{model}", attack=name, eps=1.0) for name in names]
+        found = [own[0]["clean_accuracy"], *(line["robust_accuracy"] for line in own)]
+        given = [part.strip() for part in told.strip("| ").split("|")]
+        assert given == [f"{float(value):.3f}" for value in found], model
 
 
 def test_own_attack_of_the_readme_works(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
