@@ -51,12 +51,12 @@ from advbench.attacks.perturbations import (
 )
 from advbench.attacks.rendering.mesh import Mesh
 from advbench.attacks.rendering.rasterizer import Rasterizer
-from advbench.attacks.rendering.renderer import Renderer, SceneModel
+from advbench.attacks.rendering.renderer import Renderer
 from advbench.attacks.rendering.scene import Scene
 from advbench.attacks.search import Rule
 from advbench.attacks.universal.controls import GreySticker, NoiseSticker, PictureSticker
 from advbench.attacks.universal.sticker import Sticker
-from advbench.attacks.victim import BPDA
+from advbench.attacks.victim import BPDA, SceneModel
 
 __all__ = [
     "BIM",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advbench.attacks import checks
 from advbench.attacks.criterion import Criterion
+from advbench.attacks.rendering.renderer import Renderer
 
 Model = Callable[[Tensor], Tensor]
 
@@ -72,27 +73,29 @@ def _first_parameter(model: Model) -> Tensor | None:
 
 
 class Victim:
-    """A model seen by an attack: images (B, *shape) in [0, 1] to logits (B, K).
+    """A model seen by an attack: images (B, *shape) in [0, 1], or scenes, to logits (B, K).
 
-    Images go to the model in its own precision and on its own device; logits come back in at
-    least 32 bits. The first answer is inspected: its form, and whether the model has a class for
-    every label and target of ``criterion``.
+    Images go to the model in its own precision and on its own device, scenes to the renderer in
+    theirs; logits come back in at least 32 bits. The first answer is inspected: its form, and
+    whether the model has a class for every label and target of ``criterion``.
     """
 
     def __init__(self, model: Model, x: Tensor, criterion: Criterion | None = None) -> None:
-        self._model = model
+        self._model = model.model if isinstance(model, SceneModel) else model
+        self._renderer = model.renderer if isinstance(model, SceneModel) else None
         self._criterion = criterion
-        first = _first_parameter(model)
+        first = _first_parameter(self._model)
         self.device = device_of(model, x)
         self.precision = first.dtype if first is not None and first.is_floating_point() else x.dtype
         self.classes: int | None = None
         self.probabilities = False
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Return the logits; raises ``TypeError`` or ``ValueError`` when they are none."""
+        images = x if self._renderer is None else self._renderer(x)
         logits = self._model(images.to(self.precision))
         if self.classes is None:
-            self._inspect(logits, images.shape[0])
+            self._inspect(logits, x.shape[0])
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
     def _inspect(self, logits: object, count: int) -> None:
@@ -114,6 +117,19 @@ class Victim:
         self.probabilities = bool(
             (logits.detach() >= 0).all() and (total - 1).abs().max() <= 1e-5 * math.sqrt(count)
         )
+
+
+class SceneModel(nn.Module):
+    """A model of images as a model of scenes: what an attack on poses has for a victim."""
+
+    def __init__(self, renderer: Renderer, model: Model) -> None:
+        super().__init__()
+        self.renderer = renderer
+        self.model = model
+
+    def forward(self, scenes: Tensor) -> Tensor:
+        """Return the logits (B, K) for what the scenes (B, 17) look like."""
+        return self.model(self.renderer(scenes))
 
 
 class BPDA(nn.Module):

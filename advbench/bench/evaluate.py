@@ -49,7 +49,8 @@ def evaluate(
     Args:
         model: images (B, *shape) in [0, 1] to logits (B, K), with the normalisation inside. It is
             attacked in eval mode and left as it was.
-        data: images (N, *shape), floating point in [0, 1], and their classes (N,), or Samples.
+        data: images (N, *shape), floating point in [0, 1], and their classes (N,), or Samples,
+            which may also be scenes that they bring a renderer for.
         attacks: instances, or registered names for the defaults.
         eps: one scale of the perturbation sets or several, in their unit.
         seed: one seed or several.

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from advbench.attacks.rendering.renderer import Renderer, SceneModel
-from advbench.attacks.victim import Model
+from advbench.attacks.rendering.renderer import Renderer
+from advbench.attacks.victim import Model, SceneModel
 
 SPLITS = ("train", "validation", "test")
 ROOT_VARIABLE = "ADVBENCH_DATA"

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from advbench.attacks.criterion import margin
 from advbench.attacks.perturbations.pose import Euler, Pose
-from advbench.attacks.rendering.renderer import Renderer, SceneModel
+from advbench.attacks.rendering.renderer import Renderer
 from advbench.attacks.rendering.scene import unpack
 from advbench.attacks.search import Rule
+from advbench.attacks.victim import SceneModel
 from advbench.bench.judge import classes, predict
 from advbench.bench.plan import Cell
 from advbench.report.pictures import remade

@@ -278,6 +278,17 @@ def test_a_renderer_that_leaves_torch_is_searched_without_gradients(scenes: Samp
     assert rows["success"].all()
 
 
+def test_a_model_in_half_precision_sees_scenes_in_full(scenes: Samples) -> None:
+    model = Brightness(float(scenes.images(scenes.x).mean())).to(torch.bfloat16)
+    y = model(scenes.images(scenes.x).to(torch.bfloat16)).argmax(1)
+    attack = PGD(perturbation=Pose(rotation=Euler(40, 40, 40)), steps=4)
+    found = attack.run(scenes.seen_by(model), scenes.x, y, eps=1.0)
+    assert found.x_adv.dtype == torch.float32
+    seen = model(scenes.images(found.x_adv).to(torch.bfloat16)).argmax(1)
+    assert torch.equal(found.success, seen != y)
+    assert found.success.any()
+
+
 def test_nets_are_trained_on_scenes() -> None:
     scenes, held = data.load("scenes", "train", 200), data.load("scenes", "validation", 50)
     recipe = Recipe(
