@@ -176,6 +176,20 @@ def test_measured_searches_of_poses_are_those_of_the_published_table(repository:
         assert [part.strip() for part in told.strip("| ").split("|")] == found, model
 
 
+def test_measured_variants_are_those_of_the_published_table(repository: Path) -> None:
+    text = " ".join((repository / "docs/poses.md").read_text(encoding="utf-8").split())
+    found = [
+        the(lines(repository, name), model=f"zoo:scenes/{model}", attack="random", eps=1.0)
+        for name in ("poses_variants", "poses")
+        for model in ("cnn_30", "cnn_pose_adv")
+    ]
+    new_one, new_other, one, other = (f"{float(line['success_rate']):.3f}" for line in found)
+    told = (
+        f"fool {new_one} of what `cnn_30` recognises and {new_other} for `cnn_pose_adv`, against "
+    )
+    assert f"{told}{one} and {other} on the shapes they know" in text
+
+
 def test_measured_pictures_are_those_of_the_published_tables(repository: Path) -> None:
     row = r"^\| zoo:((\w+)/\w+) ((?:\| [\d.]+ ){7})\|$"
     rows = [found for found in table(repository, "docs/poses.md", row) if found[1] != "scenes"]
