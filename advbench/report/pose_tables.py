@@ -99,8 +99,13 @@ def reach(ranges: Ranges, eps: float) -> str:
     if ranges.ball:
         parts.append(f"rotation up to {axes[0].reach * eps:.4g} deg")
         axes = axes[3:]
-    parts += [f"{axis.name} +-{axis.reach * eps:.4g}{_unit(axis)}" for axis in axes]
-    return ", ".join(parts)
+    return ", ".join([*parts, *(_span(axis, eps) for axis in axes)])
+
+
+def _span(axis: Axis, eps: float) -> str:
+    low, high = axis.ends
+    span = f"+-{high * eps:.4g}" if -low == high else f"{low * eps:.4g} to {high * eps:.4g}"
+    return f"{axis.name} {span}{_unit(axis)}"
 
 
 def entropy(counts: Counts) -> float | None:

@@ -130,22 +130,27 @@ class Pose(Ranges):
 
     Fields:
         rotation: Euler angles, or a ball of rotations.
-        x, y, z: how far it may move to either side, in the unit of the scene; z is the depth.
+        x, y, z: how far it may move, in the unit of the scene: one number to either side, or a
+            pair from the least, at most 0, to the largest; z grows towards the camera.
         azimuth, elevation: how far the light may turn, in degrees.
     """
 
     bounds: ClassVar[tuple[float, float]] = (-torch.inf, torch.inf)
 
     rotation: Rotation = Euler()
-    x: float = 0.0
-    y: float = 0.0
-    z: float = 0.0
+    x: float | tuple[float, float] = 0.0
+    y: float | tuple[float, float] = 0.0
+    z: float | tuple[float, float] = 0.0
     azimuth: float = 0.0
     elevation: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("x", "y", "z"):
-            limits.number("pose", name, getattr(self, name))
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                limits.interval("pose", name, value)
+            else:
+                limits.number("pose", name, value)
         for name in ("azimuth", "elevation"):
             limits.number("pose", name, getattr(self, name), 180)
         if not self.axes:
@@ -154,9 +159,9 @@ class Pose(Ranges):
     @property
     def axes(self) -> tuple[Axis, ...]:
         """The numbers whose range is not 0, the rotation first."""
-        moves = [Axis(name, getattr(self, name)) for name in ("x", "y", "z")]
+        moves = [_move(name, getattr(self, name)) for name in ("x", "y", "z")]
         lights = [Axis(name, getattr(self, name), 180.0) for name in ("azimuth", "elevation")]
-        return (*self.rotation.axes, *(axis for axis in (*moves, *lights) if axis.reach))
+        return (*self.rotation.axes, *(axis for axis in (*moves, *lights) if any(axis.ends)))
 
     @property
     def ball(self) -> bool:
@@ -194,3 +199,9 @@ class Pose(Ranges):
             f"a pose changes scenes, rows of {WIDTH} numbers; got {tuple(shape)}. Images are "
             "turned and moved by 'affine'."
         )
+
+
+def _move(name: str, value: float | tuple[float, float]) -> Axis:
+    if isinstance(value, tuple):
+        return Axis(name, value[1], back=-value[0])
+    return Axis(name, value)

@@ -10,26 +10,33 @@ from advbench.attacks.perturbations.perturbation import Perturbation
 from advbench.attacks.randomness import Draws
 
 _HALVINGS = 40
+_TINY = 1e-30  # keeps an empty side of a range from being divided by
 
 
 class Axis(NamedTuple):
-    """One of the numbers: it goes from ``-reach`` to ``reach``, and comes round at ``turn``.
+    """One of the numbers: it goes from ``-back`` to ``reach``, and comes round at ``turn``.
 
-    A ``turn`` of 180 says that -180 and 180 are the same; a number that does not come round has
-    none.
+    ``back`` is as far as ``reach`` unless it is given. A ``turn`` of 180 says that -180 and 180 are
+    the same; a number that does not come round has none.
     """
 
     name: str
     reach: float
     turn: float = torch.inf
+    back: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest value."""
+        return -(self.reach if self.back is None else self.back), self.reach
 
 
 class Ranges(Perturbation):
     """Sets whose parameters (B, k) are shares of ranges; all 0 changes nothing.
 
-    ``eps`` in [0, 1] is the share of every range that may be used, and the size of a change is the
-    largest share that it uses. A range that is a whole circle at this ``eps`` has no ends: what
-    goes past 180 degrees comes in at -180.
+    ``eps`` in [0, 1] is the share of every range, to either side of 0, that may be used, and the
+    size of a change is the largest share that it uses. A range that is a whole circle at this
+    ``eps`` has no ends: what goes past 180 degrees comes in at -180.
 
     The first three axes may be a ``ball``: a rotation vector, whose length counts instead of its
     parts. Draws from it are uniform among the rotations by at most that angle.
@@ -59,14 +66,18 @@ class Ranges(Perturbation):
     @final
     def numbers(self, p: Tensor) -> Tensor:
         """Return the numbers themselves, (B, k), in the units of their ranges."""
-        return p * p.new_tensor([axis.reach for axis in self.axes])
+        low, high = self._ends(p)
+        # Where there is no way ahead, the slope at 0 is that of the way back.
+        back = torch.where(p <= 0, -p * low, 0)
+        return torch.where((p < 0) | (high == 0), back, p * high)
 
     @final
     def project(self, x: Tensor, p: Tensor, eps: Tensor) -> Tensor:
         """Come round where the range is a circle, stop at its end elsewhere."""
         limit = eps.unsqueeze(1)
         closed, turn = self.closed(eps, len(self.axes)), self._turns(p)
-        boxed = torch.maximum(torch.minimum(p, limit), -limit)
+        low, high = self._ends(p)
+        boxed = torch.maximum(torch.minimum(p, limit * (high > 0)), -limit * (low < 0))
         boxed = torch.where(closed, _around(p, turn), boxed)
         if not self.ball:
             return boxed
@@ -102,7 +113,11 @@ class Ranges(Perturbation):
     @final
     def draw(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """Draw every number uniformly from its range, a rotation uniformly from its ball."""
-        p = (draws.uniform((len(self.axes),), x.dtype) * 2 - 1) * eps.unsqueeze(1)
+        u = draws.uniform((len(self.axes),), x.dtype)
+        low, high = self._ends(u)
+        below = low / (low - high)  # the share of the range on this side of 0
+        behind, ahead = u / below.clamp_min(_TINY) - 1, (u - below) / (1 - below).clamp_min(_TINY)
+        p = torch.where(u < below, behind, ahead) * eps.unsqueeze(1)
         if not self.ball:
             return p
         reach = self.axes[0].reach
@@ -164,7 +179,12 @@ class Ranges(Perturbation):
 
     def _turns(self, like: Tensor) -> Tensor:
         """Return the shares at which the numbers come round, (k,)."""
-        return like.new_tensor([axis.turn / axis.reach for axis in self.axes])
+        return like.new_tensor([axis.turn / max(axis.ends[1], _TINY) for axis in self.axes])
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest values, (k,) each."""
+        low, high = like.new_tensor([axis.ends for axis in self.axes]).unbind(1)
+        return low, high
 
 
 def _around(values: Tensor, turn: Tensor) -> Tensor:

@@ -302,6 +302,7 @@ def test_what_a_surrogate_did_not_fall_for_is_not_transferred():
     [
         (Pose(rotation=Ball(180), z=0.5), 0.5, "rotation up to 90 deg, z +-0.25"),
         (Pose(rotation=Euler(15, 0, 7.5)), 1.0, "yaw +-15 deg, roll +-7.5 deg"),
+        (Pose(rotation=Euler(0, 0, 0), z=(-20.0, 1.0)), 0.5, "z -10 to 0.5"),
         (Affine(), 1.0, "angle +-30 deg, shift_y +-3, shift_x +-3"),
     ],
 )

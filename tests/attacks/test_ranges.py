@@ -22,7 +22,8 @@ CIRCLE = Affine(rotation=180, shift=2)
 EULER = Pose(Euler(180, 40, 0), x=0.3, azimuth=180)
 BALL = Pose(Ball(30), x=0.3, z=0.5, elevation=20)
 WHOLE = Pose(Ball(180), y=0.1)
-SETS: tuple[Ranges, ...] = (Affine(), CIRCLE, Perspective(), EULER, BALL, WHOLE)
+UNEVEN = Pose(Euler(40, 0, 0), y=(-0.1, 0.4), z=(-20.0, 0.5))
+SETS: tuple[Ranges, ...] = (Affine(), CIRCLE, Perspective(), EULER, BALL, WHOLE, UNEVEN)
 
 
 def full(count: int, value: float) -> Tensor:
@@ -159,8 +160,10 @@ def test_draws_stay_inside_and_belong_to_the_row(one: Ranges) -> None:
         p = how(x, eps, draws(300))
         assert (one.size(x, p) <= eps * (1 + 1e-12)).all()
         assert torch.equal(how(x[:4], eps[:4], draws(4)), p[:4])
-        for column in (p / eps.unsqueeze(1)).T[3 * one.ball :]:
-            assert distance_from_uniform((column + 1) / 2) < 1.8
+        columns = zip(one.axes, one.numbers(p / eps.unsqueeze(1)).T, strict=True)
+        for axis, column in list(columns)[3 * one.ball :]:
+            low, high = axis.ends
+            assert distance_from_uniform((column - low) / (high - low)) < 1.8
         apart = torch.corrcoef((p / eps.unsqueeze(1)).T) - torch.eye(p.shape[1])
         assert apart.abs().amax() < 0.25
 
@@ -433,3 +436,36 @@ def test_images_are_refused() -> None:
 def test_bad_fields_are_refused(kind: type, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         kind(**fields)
+
+
+def test_a_range_may_reach_farther_to_one_side() -> None:
+    deep = Pose(rotation=Euler(0, 0, 0), x=(-1.0, 3.0), z=(-20.0, 0.0))
+    x = scenes(4000)
+    start, eps = unpack(x).position, full(4000, 1)
+    moved = unpack(deep.apply(x, deep.draw(x, eps, draws(4000)))).position - start
+    assert distance_from_uniform((moved[:, 0].double() + 1) / 4) < 1.6
+    assert distance_from_uniform(moved[:, 2].double() / 20 + 1) < 1.6
+    # Half of the ranges, each side by itself, and no way ahead where there is none.
+    p = deep.project(
+        x[:3], full(6, 9).view(3, 2) * torch.tensor([[-1], [1 / 45], [1]]), eps[:3] / 2
+    )
+    assert p.tolist() == [[-0.5, -0.5], [pytest.approx(0.2), 0.0], [0.5, 0.0]]
+    assert deep.numbers(p).tolist() == [[-0.5, -10], [pytest.approx(0.6), 0], [1.5, 0]]
+    assert deep.numbers(torch.ones(1, 2)).tolist() == [[3, 0]]  # whoever does not project
+    zero = torch.zeros(1, 2, requires_grad=True)
+    (slope,) = torch.autograd.grad(deep.numbers(zero).sum(), zero)
+    assert slope.tolist() == [[3, 20]]
+
+
+def test_an_even_range_draws_what_a_pair_of_equal_ends_draws() -> None:
+    x, eps = scenes(50), torch.linspace(0, 1, 50, dtype=torch.float64)
+    one, pair = (Pose(rotation=Euler(0, 0, 0), z=z) for z in (0.3, (-0.3, 0.3)))
+    assert torch.equal(one.draw(x, eps, draws(50)), pair.draw(x, eps, draws(50)))
+    u = draws(50).uniform((1,), x.dtype)
+    assert torch.equal(one.draw(x, eps, draws(50)), (2 * u - 1) * eps.unsqueeze(1))
+
+
+@pytest.mark.parametrize("z", [(1.0, 2.0), (-2.0, -1.0), (0.0,), (-1.0, float("nan")), (-1, True)])
+def test_a_pair_without_zero_between_is_refused(z: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="pose: z must go from at most 0 to at least 0"):
+        Pose(z=z)  # type: ignore[arg-type]
