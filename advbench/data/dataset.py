@@ -15,6 +15,7 @@ from advbench.attacks.victim import Model, SceneModel
 
 SPLITS = ("train", "validation", "test")
 ROOT_VARIABLE = "ADVBENCH_DATA"
+_RENDERED = 128  # scenes at once: rendering takes far more memory than its images
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Samples:
         if self.renderer is None:
             return x
         with torch.no_grad():
-            return self.renderer(x)
+            return torch.cat([self.renderer(part) for part in x.split(_RENDERED)])
 
     @property
     def image_shape(self) -> tuple[int, ...]:
