@@ -43,11 +43,13 @@ class Samples:
         return model if self.renderer is None else SceneModel(self.renderer, model)
 
     def images(self, x: Tensor) -> Tensor:
-        """What samples like these, x (B, *shape), look like: images (B, C, H, W)."""
+        """What samples like these, x (B, *shape), look like: images (B, C, H, W) where x is."""
         if self.renderer is None:
             return x
+        device = next(iter(_tensors(self.renderer)), x).device
         with torch.no_grad():
-            return torch.cat([self.renderer(part) for part in x.split(_RENDERED)])
+            parts = [self.renderer(part.to(device)).to(x.device) for part in x.split(_RENDERED)]
+        return torch.cat(parts)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
