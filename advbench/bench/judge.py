@@ -88,13 +88,13 @@ def judge(
     parameters = outcome.p.detach()
     size, broken = _measure(attack.perturbation, x, adversarial, parameters, eps, batch_size)
     legal = ~torch.stack(list(broken.values())).any(0)
-    logits = predict(model, adversarial, batch_size, look)
+    images = look(adversarial)
+    logits = predict(model, images, batch_size)
     finite = logits.isfinite().all(1)
     success = legal & fooled(logits, y)
     counts = {rule: int(rows.sum()) for rule, rows in broken.items()}
     detail = "; ".join(f"{count} rows {rule}" for rule, count in counts.items() if count)
-    rounded = predict(model, adversarial, batch_size, lambda part: _rounded(look(part)))
-    survives = legal & fooled(rounded, y)
+    survives = legal & fooled(predict(model, _rounded(images), batch_size), y)
     return Verdict(
         prediction=_array(classes(logits)),
         confidence=_array(confidence(logits)),
