@@ -133,6 +133,15 @@ def data_root(root: Path | None) -> Path:
     return Path(root if root is not None else os.environ.get(ROOT_VARIABLE) or "data")
 
 
+def located(name: str, path: str, root: Path | None) -> Path:
+    """The folder `path`, under the data root or else under the working directory."""
+    places = [data_root(root) / path, Path(path)]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise missing(name, places)
+    return found
+
+
 def missing(name: str, places: Sequence[Path]) -> FileNotFoundError:
     """The error for data that are in none of the places."""
     looked = ", ".join(f"'{place}'" for place in places)

@@ -9,16 +9,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from advbench.data.dataset import (
-    Dataset,
-    Samples,
-    carve,
-    check_split,
-    data_root,
-    first,
-    missing,
-    permutation,
-)
+from advbench.data.dataset import Dataset, Samples, carve, check_split, first, located, permutation
 
 
 @final
@@ -49,10 +40,7 @@ class Folder(Dataset):
 
     def _find(self, split: str, root: Path | None) -> tuple[Path, bool]:
         """The folder that holds the split, and whether train and validation share it."""
-        places = [data_root(root) / self.path, Path(self.path)]
-        base = next((place for place in places if place.is_dir()), None)
-        if base is None:
-            raise missing(f"folder:{self.path}", places)
+        base = located(f"folder:{self.path}", self.path, root)
         shared = not (base / "validation").is_dir()
         held = base / ("train" if split == "validation" and shared else split)
         if held.is_dir():

@@ -8,8 +8,7 @@ from typing import final
 import torch
 
 from advbench.attacks.randomness import Draws
-from advbench.attacks.rendering.rasterizer import Rasterizer
-from advbench.data.dataset import SPLITS, Dataset, Samples, check_split, data_root, first, missing
+from advbench.data.dataset import SPLITS, Dataset, Samples, check_split, first, located
 from advbench.data.obj import FORMATS, read_mesh
 from advbench.data.view import View
 from advbench.document import parse_toml
@@ -47,10 +46,7 @@ class Meshes(Dataset):
         """Load scenes (N, 17), with a renderer that makes images (N, 3, H, W) of them."""
         check_split(split)
         name = f"meshes:{self.path}"
-        places = [data_root(root) / self.path, Path(self.path)]
-        base = next((place for place in places if place.is_dir()), None)
-        if base is None:
-            raise missing(name, places)
+        base = located(name, self.path, root)
         view = _view(base)
         folders = sorted(place for place in base.iterdir() if place.is_dir())
         classes = _classes([folder.name for folder in folders])
@@ -71,15 +67,8 @@ class Meshes(Dataset):
         exact = (rows < len(files)) & (split == "test")
         draws = Draws(zero, rows, zero + SPLITS.index(split), zero)
         known = {number: label for label, number in classes.items()}
-        renderer = Rasterizer(
-            [read_mesh(file) for _, file in files],
-            view.size,
-            backgrounds=torch.tensor(view.background).expand(1, 3),
-            fov=view.field_of_view,
-            ambient=view.ambient,
-            diffuse=view.diffuse,
-            two_sided=view.two_sided,
-        )
+        backgrounds = torch.tensor(view.background).expand(1, 3)
+        renderer = view.renderer([read_mesh(file) for _, file in files], backgrounds)
         return Samples(
             name,
             split,

@@ -8,7 +8,6 @@ from typing import Literal, final
 import torch
 
 from advbench.attacks.randomness import Draws
-from advbench.attacks.rendering.rasterizer import Rasterizer
 from advbench.data.dataset import Dataset, Samples, check_split, first
 from advbench.data.objects import CLASSES, VARIANTS, instances
 from advbench.data.view import View
@@ -55,14 +54,7 @@ class Scenes(Dataset):
         draws = _draws(ids, 0)
         background = draws.fork(1).bits(()) % _GREYS
         x = VIEW.scenes(rows % individuals, background, draws, torch.zeros_like(rows).bool())
-        renderer = Rasterizer(
-            meshes,
-            VIEW.size,
-            backgrounds=torch.linspace(0.1, 0.45, _GREYS).unsqueeze(1),
-            fov=VIEW.field_of_view,
-            ambient=VIEW.ambient,
-            diffuse=VIEW.diffuse,
-        )
+        renderer = VIEW.renderer(meshes, torch.linspace(0.1, 0.45, _GREYS).unsqueeze(1))
         return Samples(name, split, x, rows % len(kinds), ids, tuple(kinds), renderer)
 
 

@@ -1,6 +1,7 @@
 """How objects are looked at: the camera, the light, and the pose in which they are recognised."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from advbench.attacks.randomness import Draws
+from advbench.attacks.rendering.mesh import Mesh
+from advbench.attacks.rendering.rasterizer import Rasterizer
 from advbench.attacks.rendering.rotation import about_axis
 from advbench.attacks.rendering.scene import Scene
 
@@ -29,7 +32,7 @@ class View:
 
     Fields:
         size: height and width of the picture in pixels.
-        field_of_view: vertical, in degrees.
+        fov: vertical field of view, in degrees.
         distance: from the camera to the middle of the object.
         yaw: by what angle the object is turned about its vertical axis.
         elevation: of the camera above it.
@@ -41,7 +44,7 @@ class View:
     """
 
     size: tuple[int, int] = (64, 64)
-    field_of_view: float = 35.5
+    fov: float = 35.5
     distance: float = 4.2
     yaw: float = 25.0
     elevation: float = 20.0
@@ -55,14 +58,26 @@ class View:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be a height and a width in pixels; got {self.size}")
-        if not 0 < self.field_of_view < 180:
-            raise ValueError(f"field_of_view must lie in (0, 180); got {self.field_of_view}")
+        if not 0 < self.fov < 180:
+            raise ValueError(f"fov must lie in (0, 180); got {self.fov}")
         if self.distance <= 0:
             raise ValueError(f"distance must be above 0; got {self.distance}")
         if not all(0 <= value <= 1 for value in self.background) or not self.background:
             raise ValueError(f"background must be numbers in [0, 1]; got {self.background}")
         if not math.hypot(*self.light):
             raise ValueError("light must not be 0, 0, 0: it says where the light comes from")
+
+    def renderer(self, meshes: Sequence[Mesh], backgrounds: Tensor) -> Rasterizer:
+        """Return what renders ``meshes`` before ``backgrounds`` (K, C) in this view."""
+        return Rasterizer(
+            meshes,
+            self.size,
+            backgrounds=backgrounds,
+            fov=self.fov,
+            ambient=self.ambient,
+            diffuse=self.diffuse,
+            two_sided=self.two_sided,
+        )
 
     def scenes(self, mesh: Tensor, background: Tensor, draws: Draws, exact: Tensor) -> Tensor:
         """Return scenes (B, 17): each object in a canonical pose.

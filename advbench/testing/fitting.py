@@ -188,12 +188,9 @@ def check_fit_random_state(one: Fittable) -> None:
 
 def check_nothing_to_fit_to(one: Fittable) -> None:
     """No batches are a ``ValueError``."""
+    given = balanced(shape=shape_for(one))
     try:
-        one.fit(
-            balanced(shape=shape_for(one)).model,
-            [],
-            eps=scale(one, balanced(shape=shape_for(one)).x, _SHARE),
-        )
+        one.fit(given.model, [], eps=scale(one, given.x, _SHARE))
     except ValueError:
         return
     require(False, one, "is fitted to no images at all")

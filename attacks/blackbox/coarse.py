@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.perturbations.perturbation import Perturbation
-from advbench.attacks.query import Probe, Problem, Query
+from advbench.attacks.query import Problem
 
 
 def dimensions(perturbation: Perturbation, blocks: int) -> int:
@@ -16,11 +16,6 @@ def within(perturbation: Perturbation, u: Tensor, problem: Problem) -> Tensor:
     """Bring ``u`` (B, k) back to [-1, 1], but for circles, which have no ends."""
     closed = perturbation.closed(problem.eps, u.shape[1])
     return torch.where(closed, u, u.clamp(-1, 1))
-
-
-def ask(perturbation: Perturbation, u: Tensor, query: Query, problem: Problem) -> Probe:
-    """Ask about the point at the coarse coordinates ``u`` (B, k)."""
-    return query(perturbation.lattice(problem.x, problem.eps, u))
 
 
 def uniform(problem: Problem, count: int) -> Tensor:

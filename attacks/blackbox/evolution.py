@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from advbench.attacks.blackbox.coarse import ask, dimensions, uniform, within
+from advbench.attacks.blackbox.coarse import dimensions, uniform, within
 from advbench.attacks.losses import Loss, Margin
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
@@ -98,10 +98,11 @@ class Evolution(Rule[Cloud]):
         normal = problem.draws.normal(state.mean.shape[1:], state.mean.dtype)
         deviation = state.sigma.unsqueeze(1) * state.variance.sqrt()
         u = within(self.perturbation, state.mean + deviation * normal, problem)
-        loss = ask(self.perturbation, u, query, problem).loss
+        p = self.perturbation.lattice(problem.x, problem.eps, u)
+        loss = query(p).loss
         own = torch.arange(self.population, device=u.device) == number.unsqueeze(1)
         asked = state._replace(
-            p=self.perturbation.lattice(problem.x, problem.eps, u),
+            p=p,
             tries=torch.where(own.unsqueeze(2), u.unsqueeze(1), state.tries),
             losses=torch.where(own, loss.unsqueeze(1), state.losses),
         )

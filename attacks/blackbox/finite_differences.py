@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from advbench.attacks.blackbox.coarse import ask, dimensions, uniform, within
+from advbench.attacks.blackbox.coarse import dimensions, uniform, within
 from advbench.attacks.losses import Loss, Margin
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
@@ -77,13 +77,14 @@ class FiniteDifferences(Rule[Slope]):
         along = torch.nn.functional.one_hot(turn // 2, count).to(state.u)
         side = (1 - 2 * (turn % 2)).to(state.u).unsqueeze(1)
         u = within(self.perturbation, state.u + side * self.difference * along, problem)
-        loss = ask(self.perturbation, u, query, problem).loss
+        p = self.perturbation.lattice(problem.x, problem.eps, u)
+        loss = query(p).loss
         partials = state.partials + side * along * loss.unsqueeze(1)
         momentum = self.decay * state.momentum + self._slope(state.u, partials, problem)
         there = within(self.perturbation, state.u + self.step_size * _signs(momentum), problem)
         over = (turn == 2 * count - 1).unsqueeze(1)
         return Slope(
-            self.perturbation.lattice(problem.x, problem.eps, u),
+            p,
             torch.where(over, there, state.u),
             torch.where(over, 0, partials),
             torch.where(over, momentum, state.momentum),

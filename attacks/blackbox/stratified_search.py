@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from advbench.attacks.blackbox.coarse import ask, dimensions, uniform
+from advbench.attacks.blackbox.coarse import dimensions, uniform
 from advbench.attacks.losses import Loss, Margin
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
@@ -87,8 +87,9 @@ class StratifiedSearch(Rule[Strata]):
         place = 0 if self.axis is None else self.perturbation.names.index(self.axis)
         along = 2 * (low + (u[:, place] + 1) / 2 * (high - low)) / self.strata - 1
         u = torch.cat([u[:, :place], along.unsqueeze(1), u[:, place + 1 :]], 1)
-        loss = ask(self.perturbation, u, query, problem).loss
+        p = self.perturbation.lattice(problem.x, problem.eps, u)
+        loss = query(p).loss
         own = torch.arange(self.strata, device=u.device) == stratum.unsqueeze(1)
         seen = own & first.unsqueeze(1)
         known = torch.where(seen, state.best.maximum(loss.unsqueeze(1)), state.best)
-        return Strata(self.perturbation.lattice(problem.x, problem.eps, u), known)
+        return Strata(p, known)

@@ -5,7 +5,7 @@ from typing import ClassVar, Self, final
 
 import torch
 
-from advbench.attacks.blackbox.coarse import ask, dimensions
+from advbench.attacks.blackbox.coarse import dimensions
 from advbench.attacks.gradient.steepest import Iterate
 from advbench.attacks.losses import CrossEntropy, Loss
 from advbench.attacks.perturbations import L2, Linf, Perturbation
@@ -57,5 +57,6 @@ class Sweep(Rule[Iterate]):
         part, turn = problem.t // (2 * count) + 1, problem.t % (2 * count)
         share = ((1 - 2 * (turn % 2)) * part).to(problem.eps) / self.points
         u = torch.nn.functional.one_hot(turn // 2, count) * share.unsqueeze(1)
-        ask(self.perturbation, u, query, problem)
-        return Iterate(self.perturbation.lattice(problem.x, problem.eps, u))
+        p = self.perturbation.lattice(problem.x, problem.eps, u)
+        query(p)
+        return Iterate(p)

@@ -172,7 +172,7 @@ def test_a_view_of_ones_own(folder: Path) -> None:
         ("[view]\nbackground = [2.0]\n", "background must be numbers in"),
         ("[view]\nbackground = [0.1, 0.2]\n", "background must be a grey"),
         ("[view]\nlight = [0, 0, 0]\n", "light must not be"),
-        ("[view]\nfield_of_view = 180\n", "field_of_view must lie in"),
+        ("[view]\nfov = 180\n", "fov must lie in"),
         ("[view]\ndistance = 0\n", "distance must be above 0"),
     ],
 )
