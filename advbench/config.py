@@ -1,10 +1,11 @@
 """The configuration of a benchmark run: strict TOML in, frozen dataclasses out.
 
-    [run]       seed, device, batch_size
+    [run]       seed, device, batch_size, draws
     [data]      name, split, samples, root
-    [[model]]   name, label, sha256, for a file architecture, shape, classes, mean, std
-    [[attack]]  name, eps, label, budget, eot, targets, surrogate, from_class, and every field of
-                the attack itself
+    [[model]]   name, label, sha256, defenses, mean, std, for a file without a card architecture,
+                shape, classes
+    [[attack]]  name, eps, label, budget, eot, targets, surrogate, from_class, adaptive, and every
+                field of the attack itself
 
 A list where one value is expected (seed, eps, any field of an attack) makes a grid. The dataclass
 of an attack is the schema of its table. Importing this module imports no torch; reading a file that
@@ -25,7 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from advbench import registry
 from advbench.document import ConfigError, Document, Keys, parse_toml
 from advbench.models import zoo
-from advbench.schema import INVALID, Plugin, Reader, build, number, plain
+from advbench.schema import INVALID, Plugin, Plugins, Reader, build, number, plain
 
 __all__ = [
     "AttackEntry",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_ENTRY = ("budget", "eot", "eps", "from_class", "label", "name", "surrogate", "targets")
+_ENTRY = ("adaptive", "budget", "eot", "eps", "from_class", "label", "name", "surrogate", "targets")
 """Keys of [[attack]] that are not fields of the attack."""
 
 
@@ -58,7 +59,7 @@ class Eps:
     text: str
 
 
-class _Seeds:
+class Seeds:
     """A whole number or a list of them."""
 
     def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
@@ -99,7 +100,7 @@ class _DataName:
         return given
 
 
-class _AttackGrid:
+class AttackGrid:
     """The [[attack]] tables, each unfolded into one entry per combination of its lists."""
 
     def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
@@ -114,15 +115,22 @@ class _AttackGrid:
 
 @dataclass(frozen=True)
 class RunSection:
-    """How to run: seeds, and what changes no result (device, rows in flight)."""
+    """How to run: seeds, and what changes no result (device, rows in flight).
 
-    seed: Annotated[tuple[int, ...], _Seeds()] = (0,)
+    Fields:
+        draws: how often a model that answers at random is asked about each example it is judged on.
+    """
+
+    seed: Annotated[tuple[int, ...], Seeds()] = (0,)
     device: str = "cpu"
     batch_size: int = 128
+    draws: int = 20
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
+        if self.draws < 2:
+            raise ValueError(f"draws must be at least 2; got {self.draws}")
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ class ModelEntry:
     architecture: Annotated[Any, Plugin("models")] = None
     shape: tuple[int, ...] | None = None
     classes: int | None = None
+    defenses: Annotated[tuple[Any, ...], Plugins("defenses")] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     sha256: str | None = None
@@ -160,10 +169,13 @@ class AttackEntry:
     Fields:
         budget: most forward passes of a sample.
         eot: draws over which each query takes the mean, of a randomised model or of what the
-            perturbation set leaves to chance.
+            perturbation set leaves to chance; None for 10 of a model that answers at random, and
+            for none of any other.
         targets: the class to reach, by number or name; None for any wrong one.
         surrogate: labels of the models that the attack is made on, together; empty for the victim.
         from_class: the only class that is attacked, by number or name; None for all.
+        adaptive: whether the attack knows the defence: it is made on the model without the layers
+            that hide its gradient, and judged on the model itself.
     """
 
     name: str
@@ -175,6 +187,7 @@ class AttackEntry:
     targets: int | str | None = None
     surrogate: tuple[str, ...] = ()
     from_class: int | str | None = None
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,7 @@ class Config:
     """A whole benchmark."""
 
     model: tuple[ModelEntry, ...]
-    attack: Annotated[tuple[AttackEntry, ...], _AttackGrid()]
+    attack: Annotated[tuple[AttackEntry, ...], AttackGrid()]
     run: RunSection = RunSection()
     data: DataSection = DataSection()
 
@@ -217,11 +230,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, Docum
     """
     document = parse_toml(path)
     for assignment in overrides:
-        document.override(assignment, _accepts)
+        document.override(assignment, accepts)
     return build(Config, document), document
 
 
-def _accepts(table: dict[str, Any], keys: Keys) -> bool:
+def accepts(table: dict[str, Any], keys: Keys) -> bool:
     """Whether an override suits a table: an [[attack]] must have the field."""
     if keys[0] != "attack" or len(keys) > 3 or keys[-1] in _ENTRY:
         return True
@@ -243,6 +256,7 @@ def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEn
     targets = _grid(reader, table, "targets", int | str, keys)
     from_class = _grid(reader, table, "from_class", int | str, keys)
     surrogates = _surrogates(reader, table, keys)
+    adaptive = _grid(reader, table, "adaptive", bool, keys, absent=False)
     budget = _count(reader, table, "budget", keys)
     eot = _count(reader, table, "eot", keys)
     cls = reader.named("attacks", name, (*keys, "name"))
@@ -257,17 +271,19 @@ def _entries(reader: Reader, table: dict[str, Any], keys: Keys) -> list[AttackEn
     for attack in built:
         _check_unit(reader, attack, eps, keys)
     return [
-        AttackEntry(name, attack, eps, label, budget, eot, aim, surrogate, only)
-        for attack, aim, only, surrogate in itertools.product(
-            built, targets, from_class, surrogates
+        AttackEntry(name, attack, eps, label, budget, eot, aim, surrogate, only, knows)
+        for attack, aim, only, surrogate, knows in itertools.product(
+            built, targets, from_class, surrogates, adaptive
         )
     ]
 
 
-def _grid(reader: Reader, table: dict[str, Any], key: str, hint: Any, keys: Keys) -> list[Any]:
-    """The values of a key: none is given, one, or those of its list."""
+def _grid(
+    reader: Reader, table: dict[str, Any], key: str, hint: Any, keys: Keys, absent: Any = None
+) -> list[Any]:
+    """The values of a key: the one where it is absent, the one given, or those of its list."""
     if key not in table:
-        return [None]
+        return [absent]
     given = table[key] if isinstance(table[key], list) else [table[key]]
     if not given:
         reader.fail((*keys, key), "the list is empty; give at least one value")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from advbench.bench.plan import Cell
     from advbench.bench.store import Rows
+    from advbench.defenses.fit import Epoch, Fit
 
 
 _PATIENCE = 30.0  # seconds without a line
@@ -136,7 +137,8 @@ class Console:
         missing, self._since = record["n"] - self._since, 0
         result = record["status"]
         if rows is not None and result == "ok":
-            robust = float((rows["clean_correct"] & ~rows["success"]).mean())
+            right = rows["clean_correct"] & ~rows["success"]
+            robust = float(rows.get("right", right).mean())
             result = f"robust accuracy {robust:.3f}"
         self._on_bar(lambda bar: bar.update(missing))
         self._on_bar(lambda bar: bar.set_description(f"{result}, {self._left()}"))
@@ -162,3 +164,90 @@ class Console:
         if self._bar is not None:
             with contextlib.suppress(OSError, ValueError):
                 action(self._bar)
+
+
+class Epochs:
+    """Progress of a training: a bar with loss and accuracies on a terminal, else lines."""
+
+    def __init__(self, label: str = "") -> None:
+        self._label = label
+        self._said = -_PATIENCE
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = (
+            tqdm(unit=" epochs", desc=label or None, file=sys.stderr, leave=False)
+            if terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, epoch: "Epoch", fit: "Fit") -> None:
+        """Report the standing after an epoch."""
+        text = f"loss {epoch.loss:.4f}, validation {epoch.validation.accuracy:.4f}"
+        for name in ("train", "validation", "test"):
+            score = getattr(epoch, name)
+            if score is not None and score.robust is not None:
+                text += f", {name} under attack {score.robust:.4f}"
+        if self._bar is not None:
+            self._bar.total = fit.epochs
+            self._bar.n = epoch.number + 1
+            self._bar.set_postfix_str(text)
+        elif time.monotonic() - self._said > 1 or epoch.number + 1 == fit.epochs:
+            self._said = time.monotonic()
+            before = f"{self._label}: " if self._label else ""
+            say(f"{before}epoch {epoch.number + 1}/{fit.epochs}: {text}")
+
+
+class Nets:
+    """Progress of a study: one changing line on a terminal, else a line per network.
+
+    The time left takes all networks for equally long.
+    """
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._done, self._fresh = total, 0, 0
+        self._quiet = quiet
+        self._started = time.monotonic()
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = (
+            tqdm(total=total, unit=" nets", file=sys.stderr, smoothing=0.1, leave=False)
+            if terminal and not quiet
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def net(self, label: str, result: str, fresh: bool) -> None:
+        """Report a finished network; not ``fresh`` if all of it was there already."""
+        self._done += 1
+        self._fresh += fresh
+        spent = time.monotonic() - self._started
+        left = "time left not known yet"
+        if self._fresh:
+            rest = spent / self._fresh * (self._total - self._done)
+            left = f"about {rest:.0f} s left"
+        if self._bar is not None:
+            self._bar.set_description(f"{label}: {result}, {left}", refresh=False)
+            self._bar.update()
+        elif not self._quiet:
+            say(f"[{self._done}/{self._total}] {label}: {result} ({spent:.0f} s, {left})")

@@ -20,7 +20,8 @@ from advbench.attacks.gradient.ni_fgsm import NIFGSM
 from advbench.attacks.gradient.pgd import BIM, FGSM, PGD
 from advbench.attacks.gradient.r_fgsm import RFGSM
 from advbench.attacks.gradient.stadv import StAdv
-from advbench.attacks.losses import DLR, CrossEntropy, Loss, Margin
+from advbench.attacks.losses import DLR, CrossEntropy, Divergence, Loss, Margin
+from advbench.attacks.masking import Masking, unmasked
 from advbench.attacks.minimum_eps import MinimumEps
 from advbench.attacks.perturbations import (
     L0,
@@ -79,6 +80,7 @@ __all__ = [
     "CrossEntropy",
     "Cutout",
     "Disguise",
+    "Divergence",
     "Euler",
     "Evolution",
     "FiniteDifferences",
@@ -91,6 +93,7 @@ __all__ = [
     "Loss",
     "Margin",
     "Mask",
+    "Masking",
     "Mesh",
     "MinimumEps",
     "NoiseSticker",
@@ -119,4 +122,5 @@ __all__ = [
     "StratifiedSearch",
     "Sweep",
     "TotalVariation",
+    "unmasked",
 ]

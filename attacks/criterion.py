@@ -14,10 +14,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Criterion(NamedTuple):
-    """The true classes ``y`` (B,) int64 and, for targeted attacks, the classes to reach."""
+    """The true classes ``y`` (B,) int64 and, for targeted attacks, the classes to reach.
+
+    ``clean`` (B, K) are the logits of the samples as they are, for a loss that wants them.
+    """
 
     y: Tensor
     targets: Tensor | None = None
+    clean: Tensor | None = None
 
     def success(self, logits: Tensor) -> Tensor:
         """Decide per row, (B,) bool: the label is beaten, or the target is reached.

@@ -6,7 +6,7 @@ Each is a value: ``loss(logits (B, K), criterion) -> (B,)``. Untargeted, it grow
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +15,12 @@ from advbench.attacks.criterion import Criterion, margin
 
 
 class Loss(ABC):
-    """An objective per sample; subclasses are frozen dataclasses."""
+    """An objective per sample; subclasses are frozen dataclasses.
+
+    ``wants_clean`` asks for ``criterion.clean``, which costs a search one forward pass per sample.
+    """
+
+    wants_clean: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
@@ -86,3 +91,40 @@ class DLR(Loss):
         else:
             spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
         return lead / (spread + 1e-12)
+
+
+@final
+@dataclass(frozen=True)
+class Divergence(Loss):
+    """Divergence of the prediction from that for the clean sample; it asks for no label.
+
+    ``KL(softmax(f(x)) || softmax(z))``, at least 0. It is 0 with gradient 0 at the clean sample
+    itself, so a search has to start elsewhere. Source: Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan,
+    "Theoretically principled trade-off between robustness and accuracy", ICML 2019,
+    arXiv:1901.08573, algorithm 1. Untargeted only.
+    """
+
+    wants_clean: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K).
+
+        Raises ValueError where there are targets, or no clean logits.
+        """
+        if criterion.targets is not None:
+            raise ValueError(
+                "divergence: there is no form of it with targets; leave them out, or use "
+                "CrossEntropy(), Margin() or DLR()"
+            )
+        if criterion.clean is None:
+            raise ValueError(
+                "divergence: the logits of the clean samples are missing; a change that many "
+                "images share has none. Use CrossEntropy(), Margin() or DLR()"
+            )
+        return divergence(criterion.clean, logits)
+
+
+def divergence(clean: Tensor, logits: Tensor) -> Tensor:
+    """Return ``KL(softmax(clean) || softmax(logits))``, (B,); both are (B, K)."""
+    log_p, log_q = clean.log_softmax(1), logits.log_softmax(1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)

@@ -59,7 +59,8 @@ class Rule(Attack, Generic[S]):
     @property
     def queries(self) -> int:
         """The most queries that the search spends on a sample: forward passes, without EOT."""
-        return self.restarts * (self.steps * self.queries_per_step + self.scores_last)
+        run = self.steps * self.queries_per_step + self.scores_last
+        return self.restarts * run + self.loss.wants_clean
 
     @abstractmethod
     def init(self, problem: Problem) -> S:
@@ -72,6 +73,9 @@ class Rule(Attack, Generic[S]):
     @final
     def find(self, task: Task, record: Record) -> Record:
         """Run the rule on all samples of ``task``, going on from ``record``."""
+        if self.loss.wants_clean:
+            task = task._replace(criterion=task.criterion._replace(clean=_clean_logits(task)))
+            record = record._replace(forwards=record.forwards + 1)
         count = len(task.x)
         places = count * self.restarts if task.batch_size is None else task.batch_size
         streams = torch.arange(self.restarts, device=task.x.device).repeat_interleave(count)
@@ -88,6 +92,13 @@ class Rule(Attack, Generic[S]):
         if task.progress is not None:
             task.progress(count)
         return record
+
+
+def _clean_logits(task: Task) -> Tensor:
+    """Return the logits (N, K) of the samples as they are."""
+    with torch.no_grad():
+        batches = task.x.split(task.batch_size or len(task.x))
+        return torch.cat([task.victim(images) for images in batches])
 
 
 class _Flight(NamedTuple):

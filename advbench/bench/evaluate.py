@@ -11,7 +11,7 @@ from advbench import registry
 from advbench.attacks import checks
 from advbench.attacks.attack import Attack
 from advbench.attacks.victim import Model
-from advbench.bench.plan import Cell, Selection, Victim, cells
+from advbench.bench.plan import DRAWS, Cell, Selection, Victim, cells
 from advbench.bench.run import Runner, run_cells
 from advbench.bench.table import COLUMNS, summary
 from advbench.config import AttackEntry, Eps
@@ -43,6 +43,8 @@ def evaluate(
     names: Sequence[str] | None = None,
     targets: int | None = None,
     train: Samples | tuple[Tensor, Tensor] | None = None,
+    adaptive: bool = False,
+    draws: int = DRAWS,
 ) -> Results:
     """Attack a classifier and judge what the attacks return.
 
@@ -58,6 +60,10 @@ def evaluate(
         names: a name for each attack; registered names by default.
         targets: the class to reach; None for any wrong one.
         train: images and classes that attacks such as `Sticker` are fitted to, other than `data`.
+        adaptive: attack the model without the layers that hide its gradient; the model itself is
+            still what is judged.
+        draws: how often a model that answers at random is asked about each example it is judged
+            on, at least 2.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of the wrong kind. What an attack
@@ -72,6 +78,8 @@ def evaluate(
         raise ValueError("attacks is empty; give instances or names, as in attacks=['pgd']")
     if names is not None and len(names) != len(attacks):
         raise ValueError(f"names: expected {len(attacks)}, one per attack; got {len(names)}")
+    if draws < 2:
+        raise ValueError(f"draws must be at least 2; got {draws}")
     scales = tuple(Eps(float(e), str(e)) for e in ([eps] if isinstance(eps, int | float) else eps))
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if not scales or not seeds:
@@ -79,10 +87,10 @@ def evaluate(
     built = [registry.get("attacks", a)() if isinstance(a, str) else a for a in attacks]
     labels = list(names) if names is not None else [registry.name_of(type(a)) for a in built]
     entries = [
-        AttackEntry(label, attack, scales, targets=targets)
+        AttackEntry(label, attack, scales, targets=targets, adaptive=adaptive)
         for label, attack in zip(labels, built, strict=True)
     ]
-    planned = cells([(victim, selection)], entries, seeds)
+    planned = cells([(victim, selection)], entries, seeds, draws)
     finished = dict(run_cells(planned, Runner(batch_size)))
     table = summary([cell.facts() for cell in planned], finished)
     records = [finished[cell.key] for cell in planned]

@@ -1,8 +1,9 @@
 """From a configuration to cells: every combination to run, each with an address of its content.
 
 The key of a cell hashes what its numbers depend on: weights, samples, attack with all its fields,
-what it is fitted to, eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows.
-Batch size and device are not in it.
+what it is fitted to, eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows,
+and, where they are not the default, whether the attack is adaptive and the draws of a random model.
+Batch size and device are not in it, though they are among what a random model's draws depend on.
 """
 
 import dataclasses
@@ -21,12 +22,22 @@ import torch
 from advbench import data, registry
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.victim import Model
-from advbench.config import AttackEntry, Config, ConfigError, DataSection, ModelEntry, plain
+from advbench.config import (
+    AttackEntry,
+    Config,
+    ConfigError,
+    DataSection,
+    ModelEntry,
+    RunSection,
+    plain,
+)
 from advbench.data import Samples
 from advbench.models.loading import LoadedModel, ModelSpec, load_model
 
 FORMAT = 2
 """Version of the stored rows; part of every key."""
+DRAWS = RunSection().draws
+"""The draws that are in no key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +81,8 @@ class Cell:
 
     `eps` holds one scale, or, for an attack that finds the smallest change, all that are read off
     its single run. `targets` is the class to reach; `surrogates` are what the attack is made on,
-    none of them standing for the victim itself.
+    none of them standing for the victim itself. An `adaptive` attack is made on models without the
+    layers that hide their gradients. `draws` is how often a random victim is asked when judged.
     """
 
     victim: Victim
@@ -83,6 +95,8 @@ class Cell:
     eot: int | None = None
     targets: int | None = None
     surrogates: tuple[Victim, ...] = ()
+    adaptive: bool = False
+    draws: int = DRAWS
 
     @property
     def made_on(self) -> tuple[Victim, ...]:
@@ -103,7 +117,10 @@ class Cell:
     @cached_property
     def content(self) -> dict[str, Any]:
         """All that the rows depend on."""
-        return {
+        more: dict[str, Any] = {"adaptive": True} if self.adaptive else {}
+        if self.draws != DRAWS:
+            more["draws"] = self.draws
+        return more | {
             "format": FORMAT,
             "model": self.victim.sha256,
             "code": self.victim.code,
@@ -174,7 +191,7 @@ def plan(config: Config) -> list[Cell]:
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     try:
-        return cells(targets, config.attack, config.run.seed)
+        return cells(targets, config.attack, config.run.seed, config.run.draws)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
@@ -202,6 +219,7 @@ def cells(
     targets: Sequence[tuple[Victim, Selection]],
     entries: Sequence[AttackEntry],
     seeds: Sequence[int],
+    draws: int = DRAWS,
 ) -> list[Cell]:
     """Every combination once, in the order of the configuration, each followed by its controls.
 
@@ -237,6 +255,8 @@ def cells(
                     entry.eot,
                     aim,
                     () if surrogates == (victim,) else surrogates,
+                    entry.adaptive,
+                    draws,
                 )
                 found.setdefault((victim.label, name, cell.key), cell)
     return list(found.values())
@@ -271,7 +291,10 @@ def _class(selection: Selection, given: int | str | None, key: str) -> int | Non
 def names(entries: Sequence[AttackEntry]) -> list[str]:
     """Name each entry: its label or attack, and the fields in which its namesakes differ."""
     described = [
-        (e.label or e.name, {**_fields(e.attack), "budget": e.budget, "eot": e.eot})
+        (
+            ("adaptive " if e.adaptive else "") + (e.label or e.name),
+            {**_fields(e.attack), "budget": e.budget, "eot": e.eot},
+        )
         for e in entries
     ]
     result = []

@@ -43,6 +43,14 @@ _ADVICE = {
         "the model returns probabilities on {share} of the attacked samples. Return the logits: "
         "losses saturate on probabilities and the attack is weaker."
     ),
+    "hidden_gradient": (
+        "made on a model that has layers that hide gradients, which is not robustness: "
+        "add adaptive = true to an attack."
+    ),
+    "one_draw": (
+        "made with eot = 1 on a model that answers at random: each step followed a single draw. "
+        "Leave eot out, or average over 10 draws or more."
+    ),
 }
 
 

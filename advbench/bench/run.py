@@ -2,6 +2,10 @@
 
 Seconds are wall-clock time of the attack alone. What an attack raises becomes the record of its
 cell, and the cell is then missing from every table: neither robust nor broken.
+
+A victim that answers at random is scored by shares of draws, each from a seed that no attack uses:
+`clean_right` of the samples as they are, `right` of the final examples, and `screened` of the final
+examples in as many other draws, by which the worst attack is chosen without a bias on its `right`.
 """
 
 import contextlib
@@ -25,7 +29,17 @@ from torch import Tensor, nn
 from advbench import registry
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.expectation import EOT
-from advbench.bench.judge import classes, confidence, judge, predict
+from advbench.attacks.masking import unmasked
+from advbench.attacks.victim import Model
+from advbench.bench.judge import (
+    answers_at_random,
+    classes,
+    confidence,
+    draw_seeds,
+    judge,
+    predict,
+    tally,
+)
 from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.store import Rows, Store
 from advbench.bench.table import status_of
@@ -37,6 +51,11 @@ _CHANCE = (
     "%s: clean accuracy %.3f on %s is no better than chance. Are the images normalised twice, or "
     "the classes in another order?"
 )
+
+_EOT = 10
+"""Draws of a random model that a query averages, where the configuration does not say."""
+_PROBED = 32
+"""Samples on which a model is asked whether it answers at random."""
 
 Found: TypeAlias = tuple[dict[str, Any], Rows | None]
 """Record and rows of one cell; a cell that failed has no rows."""
@@ -64,11 +83,17 @@ class Silent:
 
 @dataclass(frozen=True, eq=False)
 class Clean:
-    """What a model makes of the samples as they are, (N,)."""
+    """What a model makes of the samples as they are, (N,).
+
+    Where it answers at random, `correct` is what most screening draws say, and says which samples
+    are attacked; `right` comes from other draws, so that those left out are no unlucky choice.
+    """
 
     prediction: Tensor
     confidence: Tensor
     correct: Tensor
+    right: Tensor | None = None
+    screened: Tensor | None = None
 
 
 @dataclass
@@ -78,7 +103,8 @@ class Runner:
     batch_size: int = 128
     device: str | None = None  # None leaves every model where it is
     progress: Progress = field(default_factory=Silent)
-    _clean: dict[tuple[int, int], Clean] = field(default_factory=dict)
+    _clean: dict[tuple[int, int, int], Clean] = field(default_factory=dict)
+    _random: dict[tuple[int, int], bool] = field(default_factory=dict)
     _fits: dict[str, Attack] = field(default_factory=dict)
 
     def run(self, cell: Cell) -> Found:
@@ -116,8 +142,9 @@ class Runner:
                 torch.cuda.empty_cache()
 
     def _rows(self, cell: Cell, batch_size: int) -> tuple[Rows, dict[str, Any]]:
-        clean = self._clean_pass(cell.victim, cell.selection, batch_size)
+        clean = self._clean_pass(cell, batch_size)
         samples = cell.selection.samples
+        random = clean.right is not None
         fits = isinstance(cell.attack, Fittable)
         attacked = clean.correct
         if cell.targets is not None and not fits:  # there is nothing to reach for the others
@@ -125,8 +152,10 @@ class Runner:
         index = attacked.nonzero().squeeze(1)
         self.progress.rows(len(samples) - len(index))
         rows = _blank(cell, clean, attacked)
+        masked = any(unmasked(one.model) is not one.model for one in cell.made_on)
+        known: dict[str, Any] = {"draws": cell.draws if random else None, "masked": masked}
         if not len(index):
-            return rows, {"seconds": 0.0}
+            return rows, known | {"seconds": 0.0, "eot": cell.eot}
         x, y, ids = samples.x[index], samples.y[index], samples.ids[index]
         started = time.perf_counter()
         attack = self._fitted(cell)
@@ -134,35 +163,33 @@ class Runner:
         aims = None if cell.targets is None or fits else torch.full_like(y, cell.targets)
         transferred = bool(cell.surrogates) and not fits
         made_on = cell.made_on[0] if transferred else cell.victim
+        eot = cell.eot
+        if eot is None and not fits and self._at_random(made_on, cell.selection, batch_size):
+            eot = _EOT
         outcome = attack.run(
-            samples.seen_by(made_on.model),
+            samples.seen_by(made_on.model if fits else _differentiated(made_on, cell)),
             x,
             y,
             eps=cell.scale,
             targets=aims,
             seed=cell.seed,
             ids=ids,
-            stop="never" if transferred else "success",
+            stop="never" if transferred or random else "success",
             correct=None if transferred else torch.ones(len(x), dtype=torch.bool),
             batch_size=batch_size,
             budget=cell.budget,
-            eot=None if cell.eot is None else EOT(cell.eot),
+            eot=None if eot is None else EOT(eot),
             progress=self.progress.rows,
         )
         seconds = time.perf_counter() - started
         verdict = judge(
-            cell.victim.model, attack, x, y, cell.scale, outcome, batch_size, samples.images
+            *(cell.victim.model, attack, x, y, cell.scale, outcome, batch_size, samples.images),
+            seeds=draw_seeds("right", cell.seed, cell.draws) if random else (0,),
+            screening=draw_seeds("screened", cell.seed, cell.draws) if random else (),
         )
         at = index.numpy()
-        for name in (
-            "prediction",
-            "confidence",
-            "success",
-            "success_8bit",
-            "size",
-            "invalid",
-            "nan",
-        ):
+        judged = ["prediction", "confidence", "success", "success_8bit", "size", "invalid", "nan"]
+        for name in [*judged, *(("right", "screened") if random else ())]:
             rows[name][at] = getattr(verdict, name)
         for name in ("forwards", "backwards", "steps", "flags"):
             rows[name][at] = getattr(outcome, name).cpu().numpy()
@@ -172,7 +199,8 @@ class Runner:
         for name in facts[0]:
             rows[name] = np.full(len(samples), np.nan)
             rows[name][at] = torch.cat([part[name] for part in facts]).cpu().numpy()
-        return rows, {"seconds": seconds, "detail": verdict.detail or None} | fitted
+        found = {"seconds": seconds, "detail": verdict.detail or None, "eot": eot}
+        return rows, known | found | fitted
 
     def _fitted(self, cell: Cell) -> Attack:
         """The attack itself; one that learns is first fitted to samples it is not judged on.
@@ -186,13 +214,13 @@ class Runner:
             plain(cell.attack),
             [other.sha256 + other.code for other in cell.made_on],
             train.digest(),
-            [cell.scale, cell.targets, cell.seed],
+            [cell.scale, cell.targets, cell.seed, cell.adaptive],
         ]
         key = json.dumps(made_of, sort_keys=True)
         if key not in self._fits:
             self._move(*cell.made_on)
             self._fits[key] = cell.attack.fit(
-                [train.seen_by(other.model) for other in cell.made_on],
+                [train.seen_by(_differentiated(other, cell)) for other in cell.made_on],
                 [(train.x, train.y)],
                 eps=cell.scale,
                 targets=cell.targets,
@@ -205,8 +233,18 @@ class Runner:
             if self.device is not None and isinstance(victim.model, nn.Module):
                 victim.model.to(self.device)
 
-    def _clean_pass(self, victim: Victim, selection: Selection, batch_size: int) -> Clean:
+    def _at_random(self, victim: Victim, selection: Selection, batch_size: int) -> bool:
         key = (id(victim), id(selection))
+        if key not in self._random:
+            x = selection.samples.x[:_PROBED]
+            self._random[key] = answers_at_random(
+                victim.model, x, batch_size, selection.samples.images
+            )
+        return self._random[key]
+
+    def _clean_pass(self, cell: Cell, batch_size: int) -> Clean:
+        victim, selection = cell.victim, cell.selection
+        key = (id(victim), id(selection), cell.draws)
         if key not in self._clean:
             self._move(victim)
             samples = selection.samples
@@ -216,7 +254,9 @@ class Runner:
             _check_labels(logits, selection)
             guess = classes(logits)
             clean = Clean(guess, confidence(logits), guess == samples.y)
-            share = clean.correct.double().mean().item()
+            if self._at_random(victim, selection, batch_size):
+                clean = _drawn(victim.model, selection, batch_size, cell.draws)
+            share = (clean.correct if clean.right is None else clean.right).double().mean().item()
             if share <= 1 / logits.shape[1]:
                 _log.warning(_CHANCE, victim.label, share, selection.label)
             self._clean[key] = clean
@@ -258,6 +298,24 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _differentiated(made_on: Victim, cell: Cell) -> Model:
+    """The model that an attack is made on."""
+    return unmasked(made_on.model) if cell.adaptive else made_on.model
+
+
+def _drawn(model: Model, selection: Selection, batch_size: int, draws: int) -> Clean:
+    """The clean pass of a model that answers at random."""
+    samples = selection.samples
+    images = samples.images(samples.x)
+    right, screened = (
+        tally(model, images, samples.y, batch_size, seeds=draw_seeds(purpose, 0, draws))
+        for purpose in ("clean_right", "clean_screened")
+    )
+    guess = screened.prediction.where(right.finite, -1)
+    correct = screened.right > 0.5
+    return Clean(guess, screened.confidence, correct, right.right, screened.right)
+
+
 def _blank(cell: Cell, clean: Clean, attacked: Tensor) -> dict[str, Any]:
     """Rows as they are without any attack."""
     samples = cell.selection.samples
@@ -276,6 +334,11 @@ def _blank(cell: Cell, clean: Clean, attacked: Tensor) -> dict[str, Any]:
     }
     rows |= {name: np.zeros(n, bool) for name in ("claimed", "success", "success_8bit", "invalid")}
     rows |= {name: np.zeros(n, int) for name in ("forwards", "backwards", "steps", "flags")}
+    if clean.right is not None and clean.screened is not None:
+        right = clean.right.numpy()
+        rows |= {"clean_right": right.copy(), "right": right.copy()}
+        screened = clean.screened.numpy()
+        rows |= {"clean_screened": screened.copy(), "screened": screened.copy()}
     return rows
 
 

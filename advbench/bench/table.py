@@ -2,6 +2,9 @@
 
 An attack gives an upper bound on robustness. The interval printed with it covers the choice of the
 samples, not the weakness of the attack.
+
+For a model that answers at random a sample counts as the share of its draws that are right, and the
+worst attack on a sample is chosen by other draws than those that count.
 """
 
 import csv
@@ -49,6 +52,7 @@ COLUMNS = (
     "nan",
     "detail",
     "key",
+    "draws",
 )
 """Columns of the summary; those up to `flags` are fixed, others may follow."""
 
@@ -59,8 +63,12 @@ Finished: TypeAlias = Mapping[str, tuple[Mapping[str, Any], Rows | None]]
 _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """Return the 95 % score interval of a share.
+
+    Of a model that answers at random, `successes` is a sum of shares. The interval is then too wide
+    rather than too narrow, since a mean of shares varies less from sample to sample than one of
+    verdicts; what all samples have in common in one draw, such as sampled weights, it leaves out.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
     Journal of the American Statistical Association 22 (1927), pp. 209-212.
@@ -87,12 +95,15 @@ def summary(planned: Sequence[Mapping[str, Any]], finished: Finished) -> list[Ro
         finished: records and rows of the cells that were run.
 
     """
-    groups: dict[tuple[Any, ...], list[tuple[Row, _Verdicts | None]]] = {}
+    adaptive = {facts["model"] for facts in planned if facts["content"].get("adaptive")}
+    groups: dict[tuple[Any, ...], list[tuple[Row, Verdicts | None]]] = {}
     for facts in planned:
         for eps, limit in zip(facts["eps"], facts["limits"], strict=True):
             group = (*(facts[name] for name in ("model", "surrogate", "dataset")),)
             key = (*group, facts["perturbation"], eps)
-            groups.setdefault(key, []).append(_cell_row(facts, finished, eps, limit))
+            groups.setdefault(key, []).append(
+                _cell_row(facts, finished, eps, limit, facts["model"] in adaptive)
+            )
     models = list(dict.fromkeys(facts["model"] for facts in planned))
     table: list[Row] = []
     for key in sorted(groups, key=lambda k: (models.index(k[0]), *k[1:4], k[4])):
@@ -113,11 +124,18 @@ def to_csv(table: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Verdicts:
-    """What one cell, or several together, say of each sample at one eps; all (N,)."""
+class Verdicts:
+    """What one cell, or several together, say of each sample at one eps; all (N,).
+
+    Shares of draws are 0 or 1 for a model that does not answer at random.
+    """
 
     index: NDArray[np.int64]
     correct: NDArray[np.bool_]
+    clean: NDArray[np.float64]  # share of draws that are right without attack
+    right: NDArray[np.float64]  # share of draws that are right in spite of it
+    screened: NDArray[np.float64]  # the same of other draws, to choose between attacks by
+    random: bool
     attacked: NDArray[np.bool_]
     broken: NDArray[np.bool_]
     broken_8bit: NDArray[np.bool_]
@@ -127,10 +145,23 @@ class _Verdicts:
 
     @classmethod
     def of(cls, rows: Rows, limit: float) -> Self:
-        broken = rows["success"] & (rows["size"] <= limit)
+        """Read them off the rows of a cell, counting changes of a size up to `limit`."""
+        inside = rows["size"] <= limit
+        broken = rows["success"] & inside
+        correct = rows["clean_correct"]
+        clean, right = correct.astype(float), (correct & ~broken).astype(float)
+        screened, random = right, "right" in rows
+        if random:
+            clean = rows["clean_right"]
+            right = np.where(inside, rows["right"], clean)
+            screened = np.where(inside, rows["screened"], rows["clean_screened"])
         return cls(
             index=rows["index"],
-            correct=rows["clean_correct"],
+            correct=correct,
+            clean=clean,
+            right=right,
+            screened=screened,
+            random=random,
             attacked=rows["attacked"],
             broken=broken,
             broken_8bit=broken & rows["success_8bit"],
@@ -140,13 +171,16 @@ class _Verdicts:
         )
 
     def joined(self, other: Self) -> Self:
-        """Both attacks as if they were one: broken by either, at the smaller size."""
+        """Both attacks as if they were one: on each sample the worse, at the smaller size."""
         if not np.array_equal(self.index, other.index):
             raise ValueError("cells of one group hold different samples")
+        worse = other.screened < self.screened
         return replace(
             self,
+            right=np.where(worse, other.right, self.right),
+            screened=np.where(worse, other.screened, self.screened),
             attacked=self.attacked | other.attacked,
-            broken=self.broken | other.broken,
+            broken=np.where(worse, other.broken, self.broken),
             broken_8bit=self.broken_8bit | other.broken_8bit,
             size=np.minimum(self.size, other.size),
             forwards=self.forwards + other.forwards,
@@ -154,15 +188,17 @@ class _Verdicts:
         )
 
     def numbers(self) -> Row:
+        """Return the columns of the table that are counted from the samples."""
         n, attacked = len(self.correct), int(self.attacked.sum())
-        robust = int((self.correct & ~self.broken).sum())
+        robust = float(self.right.sum())
         low, high = wilson(robust, n)
         fooled, correct = int(self.broken.sum()), int(self.correct.sum())
         least, most = wilson(fooled, correct) if correct else (0.0, 1.0)
         sizes = self.size[self.broken]
+        kept_8bit = self.correct & ~self.broken_8bit
         return {
             "n": n,
-            "clean_accuracy": _share(self.correct.sum(), n),
+            "clean_accuracy": _share(self.clean.sum(), n),
             "robust_accuracy": _share(robust, n),
             "robust_low": round(low, 6),
             "robust_high": round(high, 6),
@@ -172,7 +208,7 @@ class _Verdicts:
             "median_size": float(f"{np.median(sizes):.6g}") if len(sizes) else None,
             "forwards": _share(self.forwards[self.attacked].sum(), attacked),
             "backwards": _share(self.backwards[self.attacked].sum(), attacked),
-            "robust_8bit": _share((self.correct & ~self.broken_8bit).sum(), n),
+            "robust_8bit": None if self.random else _share(kept_8bit.sum(), n),
         }
 
 
@@ -189,9 +225,12 @@ def _short(share: float) -> str:
 
 
 def _cell_row(
-    facts: Mapping[str, Any], finished: Finished, eps: float, limit: float
-) -> tuple[Row, _Verdicts | None]:
-    """The row of one cell at one eps; its numbers are blank unless all of its rows are sound."""
+    facts: Mapping[str, Any], finished: Finished, eps: float, limit: float, adaptive: bool
+) -> tuple[Row, Verdicts | None]:
+    """The row of one cell at one eps; its numbers are blank unless all of its rows are sound.
+
+    `adaptive` says whether any attack on its model knows the defence.
+    """
     row: Row = dict.fromkeys(COLUMNS)
     for name in ("model", "surrogate", "dataset", "attack", "perturbation"):
         row[name] = facts[name]
@@ -204,12 +243,21 @@ def _cell_row(
     if rows is None:
         return row | {"status": record["status"]}, None
     row |= {"invalid": int(rows["invalid"].sum()), "nan": int(rows["nan"].sum())}
-    row |= {"status": status_of(rows), "flags": flags_text(rows["flags"][rows["attacked"]])}
+    flags = [flags_text(rows["flags"][rows["attacked"]]), *_remarks(record, adaptive)]
+    row |= {"status": status_of(rows), "flags": ";".join(filter(None, flags))}
+    row["draws"] = record.get("draws")
     if row["status"] != "ok":
         return row, None
-    verdicts = _Verdicts.of(rows, limit)
+    verdicts = Verdicts.of(rows, limit)
     numbers = verdicts.numbers() | targeted(rows, facts["targets"], limit)
     return row | numbers | {"seconds": round(record["seconds"], 3)}, verdicts
+
+
+def _remarks(record: Mapping[str, Any], adaptive: bool) -> list[str]:
+    """What a whole cell is to be doubted for, in the form of flags."""
+    hidden = record.get("masked") and not adaptive
+    one_draw = record.get("draws") and record.get("eot") == 1
+    return ["hidden_gradient:1.00"] * bool(hidden) + ["one_draw:1.00"] * bool(one_draw)
 
 
 def targeted(rows: Rows, targets: int | None, limit: float) -> Row:
@@ -230,17 +278,17 @@ def targeted(rows: Rows, targets: int | None, limit: float) -> Row:
     }
 
 
-def _worst_row(members: Sequence[tuple[Row, _Verdicts | None]]) -> Row:
+def _worst_row(members: Sequence[tuple[Row, Verdicts | None]]) -> Row:
     """Per sample, the worst of all attacks and seeds; blank while one of them is missing."""
     first = members[0][0]
     row: Row = dict.fromkeys(COLUMNS)
-    for name in ("model", "surrogate", "dataset", "perturbation", "eps", "n"):
+    for name in ("model", "surrogate", "dataset", "perturbation", "eps", "n", "draws"):
         row[name] = first[name]
     row |= {"attack": "worst", "status": "incomplete", "flags": ""}
     verdicts = [one for _, one in members if one is not None]
     if len(verdicts) < len(members):
         return row
-    worst = functools.reduce(_Verdicts.joined, verdicts)
+    worst = functools.reduce(Verdicts.joined, verdicts)
     seconds = round(sum(member["seconds"] for member, _ in members), 3)
     return row | worst.numbers() | {"status": "ok", "seconds": seconds}
 

@@ -95,7 +95,7 @@ name = "fgsm"
     assert places == [
         f"bench.toml:{n}:" for n in (2, 3, 4, 6, 7, 10, 14, 15, 16, 17, 17, 17, 18, 19)
     ]
-    assert "Did you mean 'batch_size'? Fields: batch_size, device, seed." in lines[0]
+    assert "Did you mean 'batch_size'? Fields: batch_size, device, draws, seed." in lines[0]
     assert "expected text in quotes; got 4" in lines[1]
     assert "there is no table 'modle'. Did you mean 'model'?" in lines[2]
     assert "Did you mean 'zoo:digits/cnn'?" in lines[3]
@@ -335,3 +335,18 @@ def test_a_plugin_that_is_no_schema_is_named(monkeypatch, fields):
     document = _document('model = "linear"\npair = [1, "a"]\n[inner]\nsize = 1\n')
     with pytest.raises(ConfigError, match=r"'linear' \(.*\) of advbench .* is no dataclass"):
         build(_Schema, document)
+
+
+def test_adaptive_is_one_value_or_a_grid(tmp_path):
+    assert not any(entry.adaptive for entry in _load(tmp_path, _GOOD).attack)
+    read = _load(tmp_path, _GOOD + "adaptive = [false, true]\n")
+    assert [entry.adaptive for entry in read.attack] == [False, False, False, True]
+    read = _load(tmp_path, _GOOD, ["attack.adaptive=true"])
+    assert all(entry.adaptive for entry in read.attack)
+    assert "attack.adaptive: expected" in _errors(tmp_path, _GOOD + "adaptive = 1\n")[0]
+
+
+def test_one_draw_of_a_random_model_is_no_score(tmp_path):
+    assert _load(tmp_path, _GOOD).run.draws == 20
+    errors = _errors(tmp_path, _GOOD, ["run.draws=1"])
+    assert "draws must be at least 2; got 1" in errors[0]

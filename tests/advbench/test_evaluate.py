@@ -105,6 +105,7 @@ def test_the_model_stays_where_and_as_it_was(linear, digits):
         ({"attacks": ["pdg"]}, "Did you mean 'pgd'"),
         ({"names": ["a", "b"]}, "names: expected 1, one per attack; got 2"),
         ({"eps": []}, "eps and seed need at least one value"),
+        ({"draws": 1}, "draws must be at least 2; got 1"),
         ({"data": (torch.zeros(0, 1, 2, 2), torch.zeros(0, dtype=torch.int64))}, "no samples"),
         ({"data": (torch.full((1, 1, 2, 2), 2.0), torch.zeros(1).long())}, "must lie in"),
         ({"data": (torch.zeros(2, 1, 2, 2), torch.zeros(1).long())}, "must have the shape"),

@@ -1,11 +1,21 @@
 """The judge believes nothing: every rule of the threat model has an attack that breaks it."""
 
+import numpy as np
 import pytest
 import torch
 
 from advbench.attacks import L2, PGD, Linf, Outcome
 from advbench.bench import judge as judging
-from advbench.bench.judge import classes, fooled, judge, predict
+from advbench.bench.judge import (
+    answers_at_random,
+    classes,
+    confidence,
+    draw_seeds,
+    fooled,
+    judge,
+    predict,
+    tally,
+)
 from tests.advbench.fakes import Plane, Push, samples
 
 _X = samples([0.45, 0.3, 0.55], [0, 0, 1])
@@ -146,3 +156,92 @@ def test_batch_size_changes_no_verdict():
     for other in verdicts[1:]:
         assert (other.success == verdicts[0].success).all()
         assert (other.size == verdicts[0].size).all()
+
+
+class Noisy(Plane):
+    """A `Plane` with noise on its margin, a draw of it for each row."""
+
+    def forward(self, x):
+        noise = torch.randn(len(x))
+        return super().forward(x) + 0.1 * torch.stack([-noise, noise], 1)
+
+
+class Drawn(Plane):
+    """Draws, but answers the same."""
+
+    def forward(self, x):
+        torch.rand(1)
+        return super().forward(x)
+
+
+class Foreign(Plane):
+    """Draws from a generator that no seed of torch reaches."""
+
+    generator = np.random.default_rng(0)
+
+    def forward(self, x):
+        return super().forward(x) + float(self.generator.random())
+
+
+class Spoilt(Plane):
+    """Answers with what is not a number."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [(Plane(), False), (Spoilt(), False), (Noisy(), True), (Drawn(), True), (Foreign(), True)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_random_model_is_told_by_its_answers_and_its_draws(model, expected):
+    state = torch.get_rng_state()
+    assert answers_at_random(model, _X.x, 2) is expected
+    assert model.seen == [2, 1, 2, 1]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_one_draw_is_counted_as_a_single_answer():
+    once, logits = tally(Plane(), _X.x, _X.y, 2), predict(Plane(), _X.x, 2)
+    assert torch.equal(once.prediction, classes(logits))
+    assert torch.equal(once.confidence, confidence(logits))
+    assert torch.equal(once.right, (~fooled(logits, _X.y)).double())
+    spoilt = tally(Spoilt(), _X.x, _X.y, 2)
+    assert (spoilt.prediction == -1).all()
+    assert not spoilt.right.any()
+    assert not spoilt.finite.any()
+
+
+def test_many_draws_are_counted_one_by_one():
+    seeds = draw_seeds("right", 0, 7)
+    answers = torch.stack([predict(Noisy(), _X.x, 2, seed=seed) for seed in seeds])
+    found = tally(Noisy(), _X.x, _X.y, 2, seeds=seeds)
+    assert torch.equal(found.right, (answers.argmax(2) == _X.y).double().mean(0))
+    assert torch.equal(found.prediction, answers.argmax(2).mode(0).values)
+    mean = answers.double().softmax(2).mean(0)
+    assert torch.allclose(found.confidence, mean.gather(1, found.prediction[:, None])[:, 0])
+    assert 0 < found.right[0] < 1
+
+
+def test_most_draws_decide_on_a_success_and_others_screen():
+    outcome = _outcome(_X.x + _PUSH, _PUSH)
+    seeds, others = draw_seeds("right", 0, 40), draw_seeds("screened", 0, 40)
+    verdict = judge(Noisy(), PGD(), _X.x, _X.y, 0.1, outcome, 3, seeds=seeds, screening=others)
+    assert verdict.success.tolist() == [True, False, True]
+    assert (verdict.success == (verdict.right < 0.5)).all()
+    assert 0 < verdict.right[0] < 0.5
+    again = tally(Noisy(), _X.x + _PUSH, _X.y, 3, seeds=others)
+    assert verdict.screened.tolist() == again.right.tolist() != verdict.right.tolist()
+
+
+def test_seeds_of_draws_are_all_different_and_can_be_seeds():
+    seeds = [
+        seed
+        for purpose in ("right", "screened")
+        for start in range(10)
+        for seed in draw_seeds(purpose, start, 20)
+    ]
+    assert len(set(seeds)) == 400
+    assert all(100 < seed < 2**32 for seed in seeds)
+    assert draw_seeds("right", 3, 20)[:5] == draw_seeds("right", 3, 5)

@@ -1,5 +1,6 @@
 """The plan: which cells there are, what they are called, and what their keys depend on."""
 
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def test_every_part_of_the_content_changes_the_key(monkeypatch):
         dataclasses.replace(base, eot=10),
         dataclasses.replace(base, targets=1),
         dataclasses.replace(base, surrogates=(victim,)),
+        dataclasses.replace(base, adaptive=True),
+        dataclasses.replace(base, draws=30),
     ]
     keys = [base.key, *(one.key for one in variants)]
     monkeypatch.setattr(Push, "version", 2)
@@ -95,6 +98,28 @@ def test_every_part_of_the_content_changes_the_key(monkeypatch):
     monkeypatch.undo()
     assert len(set(keys)) == len(keys)
     assert dataclasses.replace(base, name="renamed").key == base.key
+
+
+def test_what_is_left_at_its_default_keeps_the_keys_of_published_tables():
+    root = Path(__file__).parents[2]
+    cells = plan(config.load(root / "configs/quickstart.toml")[0])
+    with (root / "results/published/quickstart.csv").open(encoding="utf-8") as file:
+        published = {row["key"] for row in csv.DictReader(file)} - {""}
+    assert {one.key for one in cells} == published
+
+
+def test_an_adaptive_attack_says_so_in_its_name(tmp_path):
+    text = _TEXT.replace('[0.1, 0.2]\n[[attack]]\nname = "min', '0.1\n[[attack]]\nname = "min')
+    text = text.replace("steps = [1, 2]", "adaptive = [false, true]")
+    both = [one for one in _plan(tmp_path, text) if one.name != "minimum_eps"]
+    told = {(one.name, one.adaptive) for one in both}
+    assert told == {("pgd", False), ("adaptive pgd", True)}
+    assert len({one.key for one in both}) == len(both)
+
+
+def test_the_draws_of_a_run_are_those_of_its_cells(tmp_path):
+    assert {one.draws for one in _plan(tmp_path, _TEXT)} == {20}
+    assert {one.draws for one in _plan(tmp_path, _TEXT, "run.draws=50")} == {50}
 
 
 def test_namesakes_are_told_apart_by_what_differs():

@@ -122,11 +122,11 @@ def test_a_label_past_the_classes_is_an_error():
     assert "has the label 7, but the model returns 2 classes" in record["detail"]
 
 
-def test_the_clean_pass_is_made_once():
+def test_the_clean_pass_and_the_two_answers_that_are_compared_are_made_once():
     first = cell(Push())
     cells = [first, *(replace(first, attack=Push(gain=gain)) for gain in (0.25, 0.5))]
     dict(run_cells(cells, Runner()))
-    assert first.victim.model.seen.count(5) == 1
+    assert first.victim.model.seen.count(5) == 1 + 2
 
 
 def test_a_cell_named_twice_is_run_once():

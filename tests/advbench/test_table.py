@@ -22,7 +22,7 @@ _FIXED = [
 def _facts(key="a", attack="pgd", eps=(0.1,), seed=0, **more):
     facts = {"key": key, "model": "m", "surrogate": "", "dataset": "d", "attack": attack}
     facts |= {"perturbation": "linf", "eps": list(eps), "limits": [e + 1e-6 for e in eps]}
-    return facts | {"seed": seed, "targets": None, "n": 4} | more
+    return facts | {"seed": seed, "targets": None, "n": 4, "content": {}} | more
 
 
 def _rows(success, size=(0.1, 0.1, 0.1, np.nan), flags=(0, 0, 0, 0), **more):
@@ -95,6 +95,75 @@ def test_one_run_for_the_smallest_change_gives_a_row_for_each_eps():
     attacks = [row for row in table if row["attack"] == "pgd"]
     assert [row["robust_accuracy"] for row in attacks] == [0.5, 0.25, 0.0]
     assert [row["median_size"] for row in attacks] == pytest.approx([0.05, 0.1, 0.15])
+
+
+def _shares(right, screened=None, clean=(0.75, 1, 1, 0.25), **more):
+    """Rows of a model that answers at random, from the shares of its draws."""
+    screened = right if screened is None else screened
+    right, clean = np.array(right), np.array(clean)
+    more = {"clean_right": clean, "clean_screened": clean, "right": right, **more}
+    return _rows(right < 0.5, screened=np.array(screened), **more)
+
+
+def test_a_random_model_counts_by_the_shares_of_its_draws():
+    rows = _shares([0.25, 1, 0.5, 0.25])
+    row = summary([_facts()], {"a": (_RECORD | {"draws": 4}, rows)})[0]
+    assert row["clean_accuracy"] == 0.75
+    assert row["robust_accuracy"] == 0.5
+    assert (row["robust_low"], row["robust_high"]) == pytest.approx(wilson(2, 4), abs=1e-6)
+    assert row["success_rate"] == pytest.approx(1 / 3, abs=1e-6)
+    assert (row["draws"], row["robust_8bit"]) == (4, None)
+
+
+def test_the_worst_attack_on_a_random_model_is_chosen_by_other_draws():
+    """The least share of the draws that count would make bad luck a weakness."""
+    lucky = _shares([0.5, 0.75, 1, 0.25], screened=[1, 0.5, 1, 0.25])
+    unlucky = _shares([0.75, 0.25, 0, 0.25], screened=[0.75, 0.75, 1, 0.25])
+    planned = [_facts("a"), _facts("b", attack="fgsm")]
+    record = _RECORD | {"draws": 4}
+    worst = summary(planned, {"a": (record, lucky), "b": (record, unlucky)})[-1]
+    assert worst["robust_accuracy"] == (0.75 + 0.75 + 1 + 0.25) / 4
+    assert worst["success_rate"] == 0
+    assert worst["draws"] == 4
+
+
+def test_below_the_size_of_a_change_a_random_model_is_as_right_as_without_it():
+    rows = _shares([0, 0, 0, 0.25], size=(0.05, 0.15, 0.15, np.nan))
+    table = summary([_facts(eps=(0.1, 0.2))], {"a": (_RECORD | {"draws": 4}, rows)})
+    shares = [row["robust_accuracy"] for row in table if row["attack"] == "pgd"]
+    assert shares == [(0 + 1 + 1 + 0.25) / 4, 0.25 / 4]
+
+
+@pytest.mark.parametrize(
+    ("record", "content", "flags"),
+    [
+        ({"masked": True}, {}, "hidden_gradient:1.00"),
+        ({"masked": True}, {"adaptive": True}, ""),
+        ({"masked": False}, {}, ""),
+        ({"draws": 20, "eot": 1}, {}, "one_draw:1.00"),
+        ({"draws": 20, "eot": 10}, {}, ""),
+        ({"draws": None, "eot": 1}, {}, ""),
+    ],
+)
+def test_what_a_whole_attack_is_to_be_doubted_for_is_a_flag(record, content, flags):
+    """One adaptive attack on a model is enough for all of its rows."""
+    planned = [_facts("a"), _facts("b", attack="fgsm", content=content)]
+    found = {"a": (_RECORD | record, _rows([1, 0, 0, 0])), "b": (_RECORD, _rows([0, 0, 0, 0]))}
+    table = summary(planned, found)
+    assert table[0]["flags"] == flags
+    sentences = "".join(advice(table))
+    assert ("m: pgd: made on a model that has layers that hide gradients" in sentences) is (
+        "hidden" in flags
+    )
+    assert ("m: pgd: made with eot = 1 on a model that answers at random" in sentences) is (
+        "one_draw" in flags
+    )
+
+
+def test_flags_of_samples_and_of_the_attack_stand_together():
+    rows = _rows([0, 0, 0, 0], flags=(1, 1, 1, 0))
+    row = summary([_facts()], {"a": (_RECORD | {"masked": True}, rows)})[0]
+    assert row["flags"] == "zero_gradient:1.00;hidden_gradient:1.00"
 
 
 def test_the_worst_case_is_taken_per_sample_over_attacks_and_seeds():

@@ -1,40 +1,17 @@
 """An attack from another package is found, held to the contract and evaluated like ours."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.plugin import call, install
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy package installed into a folder of its own."""
-    source = tmp_path_factory.mktemp("source") / "plugin_pkg"
-    shutil.copytree(repository / "tests" / "plugin_pkg", source)
-    target = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    pip += ["--no-index", "--disable-pip-version-check", "--target", str(target), str(source)]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return target
-
-
-def call(site: Path, code: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return install(repository, tmp_path_factory)
 
 
 def test_registry_lists_it_without_importing_it(installed: Path, tmp_path: Path) -> None:
