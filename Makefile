@@ -21,4 +21,5 @@ bench:
 zoo: $(patsubst configs/zoo/%.toml,advbench/models/weights/%.safetensors,$(wildcard configs/zoo/*/*.toml))
 
 advbench/models/weights/%.safetensors: configs/zoo/%.toml FORCE
-	advbench train $< --out $(@D)
+	advbench train $< --out results/zoo/$(notdir $(@D))
+	cp results/zoo/$(notdir $(@D))/$(notdir $*).json results/zoo/$(notdir $(@D))/$(@F) $(@D)

@@ -13,6 +13,9 @@ from advbench import registry
 from advbench.registry import Plugin
 from advbench.schema import plain
 
+_FACTS = ("access", "finds", "version", "adaptive", "broken", "random")
+"""Class variables that say what a plugin is."""
+
 
 def first_line(plugin: Plugin) -> str:
     """Return the first line of a plugin's docstring, read without importing it."""
@@ -45,8 +48,8 @@ def page(kind: str, name: str) -> str:
         inspect.getdoc(cls) or "",
         "",
     ]
-    facts = [fact for fact in ("access", "finds", "version") if fact in dir(cls)]
-    lines += [f"{fact}: {getattr(cls, fact)}" for fact in facts]
+    facts = {fact: getattr(cls, fact) for fact in _FACTS if fact in dir(cls)}
+    lines += [f"{fact}: {value}" for fact, value in facts.items() if value not in ("", False)]
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     lines += ["", "fields:"] if fields else []
     for field in fields:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 incomplete, 4 a device or depend
 
 import dataclasses
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +19,9 @@ from advbench import __version__, catalogue, registry
 from advbench.config import ConfigError, load
 from advbench.console import (
     Console,
+    Epochs,
     Exit,
+    Nets,
     Terminated,
     log_to_stderr,
     out,
@@ -171,15 +174,17 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
     show_default=True,
 )
 def train(config: Path, folder: Path) -> int:
-    """Train the network of the recipe CONFIG."""
-    from advbench.training import Epoch, run_recipe
+    """Train the network of the recipe CONFIG.
 
-    def progress(epoch: Epoch) -> None:
-        robust = "" if epoch.robust is None else f", robust {epoch.robust:.4f}"
-        say(f"epoch {epoch.number}: loss {epoch.loss:.4f}, clean {epoch.clean:.4f}{robust}")
+    Writes weights, a card and the log of the training. The same command goes on where a training
+    was killed.
+    """
+    from advbench.training.produce import run_recipe
 
     try:
-        out(f"{run_recipe(config, folder, progress)}\n")
+        with Epochs() as epochs:
+            written = run_recipe(config, folder, epochs)
+        out(f"{written}\n")
     except ConfigError:
         raise
     except (ValueError, FileNotFoundError) as error:
@@ -189,6 +194,70 @@ def train(config: Path, folder: Path) -> int:
         say(f"{folder}: {error}")
         return Exit.INCOMPLETE
     return Exit.OK
+
+
+@cli.command()
+@_CONFIG
+@click.option("--out", "folder", type=click.Path(path_type=Path), help="Results folder.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Networks at a time; as many as there are cores."
+)
+@_SET
+@click.option("--dry-run", is_flag=True, help="List the networks and stop.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def study(
+    config: Path,
+    folder: Path | None,
+    jobs: int | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    quiet: bool,
+) -> int:
+    """Train the networks of CONFIG with every remedy, attack them all and compare.
+
+    Results go to results/<name of CONFIG>. An interrupted study is continued by the same command.
+    """
+    from concurrent.futures import BrokenExecutor
+
+    from advbench.bench.render import advice
+    from advbench.bench.store import FolderError
+    from advbench.files import WriteError
+    from advbench.study.config import load_study
+    from advbench.study.run import prepare, run_study
+
+    settings, document = load_study(config, overrides)
+    problem = _device_problem(settings.run.device)
+    if problem is not None:
+        return problem
+    planned = prepare(settings, document)
+    at_a_time = jobs or _cores()
+    say(f"{len(planned.nets)} networks to train and attack, {at_a_time} at a time")
+    if not planned.nets or not settings.attack:
+        say(f"{config}: nothing to do: name at least one network, remedy and attack")
+        return Exit.NOTHING
+    if dry_run:
+        out("".join(f"{net.label}\n" for net in planned.nets))
+        return Exit.OK
+    target = folder or Path("results", config.stem)
+    command = ["advbench", *sys.argv[1:]]
+    try:
+        with Nets(len(planned.nets), quiet) as progress:
+            table = run_study(planned, target, at_a_time, progress, command)
+    except (KeyboardInterrupt, Terminated):
+        say("finished networks are kept; the same command continues the study")
+        raise
+    except FolderError as error:
+        say(str(error))
+        return Exit.USAGE
+    except (WriteError, BrokenExecutor) as error:
+        reason = str(error).rstrip(".")
+        say(f"{reason}. Finished networks are kept; the same command continues the study")
+        return Exit.INCOMPLETE
+    for sentence in advice(table):
+        say(f"warning: {sentence}")
+    out((target / "study.md").read_text(encoding="utf-8"))
+    say(f"written to {target}")
+    return Exit.OK if all(row["status"] == "ok" for row in table) else Exit.INCOMPLETE
 
 
 @cli.command("list")
@@ -259,6 +328,13 @@ def _device_problem(device: str) -> Exit | None:
         say(f"device '{device}': {'not available here' if known else 'not a device'}: {reason}")
         return Exit.UNAVAILABLE if known else Exit.USAGE
     return None
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _line(facts: dict[str, Any]) -> str:

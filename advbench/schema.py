@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeVar, cast, runtime_checkable
 
@@ -57,6 +57,20 @@ class Plugin:
     def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
         """Build the plugin."""
         return reader.plugin(self.kind, given, keys)
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Converter for a list of plugins of one kind, each a name or a table with a name."""
+
+    kind: str
+
+    def read(self, reader: Reader, given: Any, keys: Keys) -> Any:
+        """Build the plugins."""
+        if not isinstance(given, list):
+            return reader.fail(keys, f"expected a list of {self.kind}; got {_shown(given)}")
+        made = [reader.plugin(self.kind, one, (*keys, index)) for index, one in enumerate(given)]
+        return INVALID if any(one is INVALID for one in made) else tuple(made)
 
 
 @dataclass
@@ -269,6 +283,29 @@ def plain(value: Any) -> Any:
         f"{type(value).__name__} cannot be written as JSON: {value!r}; fields of a plugin are "
         "numbers, text, true or false, None, tuples of these, and other plugins"
     )
+
+
+def remade(kind: str, table: object, source: str, key: str) -> Any:
+    """Build a plugin from its plain table: the inverse of `plain`.
+
+    Raises ConfigError, naming the `source` and the `key` the table has there, for anything else.
+    """
+    reader = Reader(Document(source, "", {}, {}))
+    made = reader.plugin(kind, given(table), (key,))
+    reader.check()
+    return made
+
+
+def given(value: Any) -> Any:
+    """Return a plain value as a file would give it: without versions and what is None."""
+    if isinstance(value, Mapping):
+        plugin = "name" in value
+        return {
+            key: given(inner)
+            for key, inner in value.items()
+            if inner is not None and not (plugin and key == "version")
+        }
+    return [given(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _owner(cls: type, keys: Keys) -> str:

@@ -19,7 +19,7 @@ from advbench.testing import interface
 PACKAGE = Path(__file__).parents[1] / "advbench"
 ALLOWED = {
     "attacks": ("torch", "advbench.attacks"),
-    "defenses": ("torch", "advbench.attacks", "advbench.defenses"),
+    "defenses": ("torch", "torchvision", "advbench.attacks", "advbench.defenses"),
 }
 # Parameters of functions may have names that fields of a plugin may not.
 FOREIGN_WORDS = {

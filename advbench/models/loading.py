@@ -2,9 +2,10 @@
 
 import hashlib
 import importlib
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from torch import nn
 
 from advbench import registry
 from advbench.data.dataset import data_root
+from advbench.defenses.defense import Defense, check_together, wrapped
 from advbench.models import zoo
-from advbench.models.architecture import Architecture
+from advbench.models.architecture import Architecture, make_model
 from advbench.models.normalized import Normalized
 from advbench.models.weights import fill, read_weights
 from advbench.registry import did_you_mean
+from advbench.schema import plain, remade
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +32,15 @@ class ModelSpec:
     Fields:
         name: "zoo:<dataset>/<network>", "python:module:function", a function without arguments
             that returns the model, or "file:PATH", looked for as given and under the data root.
-        architecture: of the network in a file.
-        shape: of one image, (C, H, W), for a file.
-        classes: the number of classes, for a file.
+        architecture: of the network in a file that has no card beside it.
+        shape: of one image, (C, H, W), for such a file.
+        classes: the number of classes, for such a file.
+        defenses: what is put around the model, the first innermost; in such a file also what its
+            network was built with.
         mean: per channel, in pixel units: the model gets (x - mean) / std.
         std: per channel, with mean.
         sha256: what the weights file of a zoo or file model must have.
-        label: what tables call the model; the name if None.
+        label: what tables call the model; the name, with its defences, if None.
         root: the data root; None for the environment variable ADVBENCH_DATA, then ./data.
     """
 
@@ -43,6 +48,7 @@ class ModelSpec:
     architecture: Architecture | None = None
     shape: tuple[int, ...] | None = None
     classes: int | None = None
+    defenses: tuple[Defense, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     sha256: str | None = None
@@ -93,24 +99,28 @@ def load_model(spec: ModelSpec) -> LoadedModel:
             f"model '{spec.name}': a {source}: model already has its {', '.join(unused)}; leave "
             f"{'it' if len(unused) == 1 else 'them'} out"
         )
-    model, card = sources[source](spec, address)
     if (spec.mean is None) != (spec.std is None):
         raise ValueError("model: mean and std go together; only one of them is given")
-    if spec.mean is not None and spec.std is not None:
-        model = Normalized(model, spec.mean, spec.std)
+    check_together(spec.defenses)
+    model, card = sources[source](spec, address)
+    label = " + ".join([spec.name, *(registry.name_of(type(one)) for one in spec.defenses)])
     model = model.cpu().eval()
+    made_with = _defenses(card) if card else ()
     return LoadedModel(
-        label=spec.label or spec.name,
+        label=spec.label or label,
         model=model,
-        sha256=content_address(model),
+        sha256=content_address(model, (*made_with, *spec.defenses)),
         data=card["data"]["name"] if card else None,
         card=card,
     )
 
 
-def content_address(model: nn.Module) -> str:
-    """The sha256 of a model's structure, weights and buffers."""
+def content_address(model: nn.Module, defenses: Sequence[Defense] = ()) -> str:
+    """The sha256 of a model's structure, weights and buffers, and of the defences within it."""
     digest = hashlib.sha256(repr(model).encode())
+    for defense in defenses:
+        if type(defense).wrap is not Defense.wrap or type(defense).build is not Defense.build:
+            digest.update(json.dumps(plain(defense), sort_keys=True).encode())
     for kind in (model.named_parameters(), model.named_buffers()):
         for name, tensor in sorted(kind):
             held = tensor.detach().cpu().contiguous()
@@ -121,43 +131,81 @@ def content_address(model: nn.Module) -> str:
 
 def _from_zoo(spec: ModelSpec, name: str) -> tuple[nn.Module, dict[str, Any] | None]:
     card = zoo.card(name)
-    fields = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in card["architecture"].items()
-        if key not in ("name", "version")
-    }
-    architecture = registry.get("models", card["architecture"]["name"])(**fields)
-    model = _built(architecture, tuple(card["shape"]), len(card["classes"]))
-    path = zoo.path(name)
-    state, _ = read_weights(path, spec.sha256 or card["sha256"])
-    fill(model, state, path)
-    if card["normalize"]:
-        model = Normalized(model, card["normalize"]["mean"], card["normalize"]["std"])
-    return model, card
+    return _around(spec, _from_card(card, zoo.path(name), spec.sha256)), card
 
 
-def _from_file(spec: ModelSpec, address: str) -> tuple[nn.Module, None]:
-    if spec.architecture is None or spec.shape is None or spec.classes is None:
-        raise ValueError(
-            f"model '{spec.name}': a file holds only weights; give architecture (one of "
-            f"{', '.join(registry.names('models'))}), shape and classes too"
-        )
+def _from_file(spec: ModelSpec, address: str) -> tuple[nn.Module, dict[str, Any] | None]:
     given = Path(address).expanduser()
     places = [given] if given.is_absolute() else [given, data_root(spec.root) / given]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         looked = ", ".join(f"'{place}'" for place in places)
         raise FileNotFoundError(f"model '{spec.name}': no such file; looked for {looked}")
-    model = _built(spec.architecture, spec.shape, spec.classes)
-    state, _ = read_weights(path, spec.sha256)
-    fill(model, state, path)
+    card = zoo.card_beside(path) if spec.architecture is None else None
+    if card is not None:
+        known = [key for key in ("shape", "classes", "mean") if getattr(spec, key) is not None]
+        if known:
+            raise ValueError(
+                f"model '{spec.name}': the card beside the file says {', '.join(known)} already; "
+                "leave out what it says, or give architecture too to go without the card"
+            )
+        return _around(spec, _from_card(card, path, spec.sha256)), card
+    if spec.architecture is None or spec.shape is None or spec.classes is None:
+        raise ValueError(
+            f"model '{spec.name}': a file without a card beside it holds only weights; give "
+            f"architecture (one of {', '.join(registry.names('models'))}), shape and classes too"
+        )
+    normalize = None if spec.mean is None or spec.std is None else (spec.mean, spec.std)
+    model = structure(spec.architecture, normalize, spec.defenses, spec.shape, spec.classes)
+    _fill(model, path, spec.sha256)
     return model, None
 
 
-def _built(architecture: Architecture, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A network whose weights are about to be replaced; the global random state stays as it is."""
+def _from_card(card: dict[str, Any], path: Path, sha256: str | None) -> nn.Module:
+    architecture = remade("models", card["architecture"], f"the card of {path}", "architecture")
+    normalize = card["normalize"] and (card["normalize"]["mean"], card["normalize"]["std"])
+    model = structure(
+        architecture, normalize, _defenses(card), tuple(card["shape"]), len(card["classes"])
+    )
+    _fill(model, path, sha256 or card["sha256"])
+    return model
+
+
+def _defenses(card: dict[str, Any]) -> list[Defense]:
+    source = f"the card of {card['name']}"
+    return [remade("defenses", one, source, "defenses") for one in card["defenses"]]
+
+
+def structure(
+    architecture: Architecture,
+    normalize: tuple[Sequence[float], Sequence[float]] | None,
+    defenses: Sequence[Defense],
+    shape: tuple[int, ...],
+    classes: int,
+) -> nn.Module:
+    """A deployed model whose weights are about to be filled in; random states stay as they are."""
     with torch.random.fork_rng(devices=[]):
-        return architecture.build(shape, classes)
+        return wrapped(defenses, make_model(architecture, normalize, defenses, shape, classes))
+
+
+def _fill(model: nn.Module, path: Path, sha256: str | None) -> None:
+    state, _ = read_weights(path, sha256)
+    fill(model.model if isinstance(model, Normalized) else model, state, path)
+
+
+def _around(spec: ModelSpec, model: nn.Module) -> nn.Module:
+    """Put normalisation and defences around a finished model."""
+    if spec.mean is not None and spec.std is not None:
+        model = Normalized(model, spec.mean, spec.std)
+    for defense in spec.defenses:
+        around = defense.wrap(model)
+        if around is model:
+            raise ValueError(
+                f"model '{spec.name}': {registry.name_of(type(defense))} acts while a network is "
+                "trained and puts nothing around a finished one; name it in a recipe instead"
+            )
+        model = around
+    return model
 
 
 def _from_python(spec: ModelSpec, address: str) -> tuple[nn.Module, None]:
@@ -178,7 +226,7 @@ def _from_python(spec: ModelSpec, address: str) -> tuple[nn.Module, None]:
         raise TypeError(
             f"model '{spec.name}': expected a torch.nn.Module, got {type(model).__name__}"
         )
-    return model, None
+    return _around(spec, model), None
 
 
 @contextmanager

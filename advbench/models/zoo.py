@@ -25,6 +25,25 @@ def card(name: str) -> dict[str, Any]:
     return found
 
 
+def card_beside(path: Path) -> dict[str, Any] | None:
+    """The card that `advbench train` wrote beside a weights file, if it is there.
+
+    Raises ValueError, naming the card, where it cannot be read or is none.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{beside}: no JSON: {error}") from None
+    needed = ("name", "architecture", "defenses", "normalize", "shape", "classes", "data", "sha256")
+    lacking = [key for key in needed if not isinstance(found, dict) or key not in found]
+    if lacking:
+        raise ValueError(f"{beside}: no card of a network: {', '.join(lacking)} missing")
+    return found
+
+
 def path(name: str) -> Path:
     """The weights file of a network; raises ValueError for a name that the zoo does not have."""
     return _file(name, ".safetensors")

@@ -1,17 +1,16 @@
 """A sticker as a JSON file: what it is, what it was made with, and how it was judged."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from advbench.attacks.attack import Attack
 from advbench.attacks.perturbations.patch import Patch
 from advbench.bench.plan import Cell
-from advbench.document import Document
 from advbench.report.sheet import Layout
 from advbench.report.trial import CAUTION, Trial, controls_of
-from advbench.schema import Reader, plain
+from advbench.schema import plain, remade
 
 FORMAT = 1
 """Version of the file."""
@@ -38,9 +37,7 @@ def attack_of(table: object, source: str) -> Attack:
 
     Raises ValueError, naming the ``source``, for anything else.
     """
-    reader = Reader(Document(source, "", {}, {}))
-    attack = reader.plugin("attacks", _given(table), ("fitted",))
-    reader.check()
+    attack = remade("attacks", table, source, "fitted")
     if not isinstance(attack, Attack) or patch_of(attack) is None:
         raise ValueError(f"{source}: fitted: expected an attack that pastes a picture")
     return attack
@@ -104,15 +101,3 @@ def _numbers(trial: Trial) -> dict[str, Any]:
         "targeted": None if targeted is None else targeted.rate().table(),
         "untargeted": trial.untargeted().rate().table(),
     }
-
-
-def _given(value: Any) -> Any:
-    """A plain value as a file would give it: without versions, and without what is None."""
-    if isinstance(value, Mapping):
-        plugin = "name" in value
-        return {
-            key: _given(inner)
-            for key, inner in value.items()
-            if inner is not None and not (plugin and key == "version")
-        }
-    return [_given(inner) for inner in value] if isinstance(value, list) else value

@@ -11,11 +11,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from advbench import data
+from advbench.defenses.controls.bit_depth import BitDepth
+from advbench.defenses.fit import Split, score
+from advbench.defenses.randomized_smoothing import RandomizedSmoothing
+from advbench.defenses.regularization.weight_decay import WeightDecay
+from advbench.document import ConfigError
 from advbench.models.architecture import Architecture
 from advbench.models.cifar_resnet import CifarResNet
 from advbench.models.ffn import FFN, Linear
 from advbench.models.loading import ModelSpec, content_address, load_model
 from advbench.models.normalized import Normalized
+from advbench.training.produce import run_recipe
 
 NET = FFN(hidden=(4,))
 
@@ -180,9 +186,10 @@ def test_files_are_looked_for_under_the_data_root(state: dict[str, Tensor], tmp_
         load_model(ModelSpec(name="file:models/net", architecture=NET, shape=(3,), classes=2))
 
 
-def test_incomplete_and_needless_fields(tmp_path: Path) -> None:
+def test_incomplete_and_needless_fields(state: dict[str, Tensor], tmp_path: Path) -> None:
+    save_file(state, tmp_path / "net")
     with pytest.raises(ValueError, match=r"give architecture .*cifar_resnet.*, shape and classes"):
-        load_model(ModelSpec(name=f"file:{tmp_path}"))
+        load_model(ModelSpec(name=f"file:{tmp_path / 'net'}"))
     with pytest.raises(ValueError, match="already has its mean, std; leave them out"):
         load_model(ModelSpec(name="zoo:digits/cnn", mean=(0.5,), std=(0.5,)))
     with pytest.raises(ValueError, match="mean and std go together"):
@@ -254,3 +261,78 @@ def test_a_published_checkpoint(data_root: Path) -> None:
         share = (loaded.model(samples.x).argmax(1) == samples.y).double().mean().item()
     # 0.81 on all 10,000 images, which were re-encoded after the network was trained
     assert 0.77 < share < 0.87
+
+
+RECIPE = """
+defenses = ["dropout", { name = "thermometer", levels = 3 }, { name = "swag", after = 0.3 }]
+[train]
+epochs = 4
+batch_size = 32
+[data]
+name = "digits"
+samples = 100
+[model]
+name = "ffn"
+hidden = [8]
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that `advbench train` made with defences that build and wrap, a card beside them."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "net.toml").write_text(RECIPE)
+    return run_recipe(folder / "net.toml", folder)
+
+
+def test_what_was_trained_loads_by_its_card_alone(trained: Path) -> None:
+    loaded = load_model(ModelSpec(name=f"file:{trained}"))
+    assert loaded.card is not None
+    assert loaded.data == "digits"
+    samples = data.load("digits")
+    found = score(loaded.model, loaded.model, Split(samples.x, samples.y, samples.ids))
+    assert found.accuracy == pytest.approx(loaded.card["clean_accuracy"]["test"], abs=1e-6)
+    assert found.loss == pytest.approx(loaded.card["loss"]["test"], abs=1e-6)
+
+
+def test_a_card_answers_for_its_weights(trained: Path, tmp_path: Path) -> None:
+    content = trained.read_bytes()
+    (tmp_path / "net.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    card = trained.with_suffix(".json").read_text()
+    (tmp_path / "net.json").write_text(card)
+    name = f"file:{tmp_path / 'net.safetensors'}"
+    with pytest.raises(ValueError, match="sha256 mismatch"):
+        load_model(ModelSpec(name=name))
+    with pytest.raises(ValueError, match=r"the card beside the file says shape already"):
+        load_model(ModelSpec(name=name, shape=(1, 8, 8)))
+    (tmp_path / "net.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"net\.json: no card of a network: name, architecture"):
+        load_model(ModelSpec(name=name))
+    (tmp_path / "net.json").write_text("{")
+    with pytest.raises(ValueError, match=r"net\.json: no JSON"):
+        load_model(ModelSpec(name=name))
+    (tmp_path / "net.json").write_text(card.replace('"levels": 3', '"levels": 1'))
+    with pytest.raises(ConfigError, match=r"the card of .*levels must"):
+        load_model(ModelSpec(name=name))
+
+
+def test_defences_around_a_finished_model() -> None:
+    name = "zoo:digits/linear"
+    plain = load_model(ModelSpec(name=name))
+    coarse = load_model(ModelSpec(name=name, defenses=(BitDepth(levels=2),)))
+    finer = load_model(ModelSpec(name=name, defenses=(BitDepth(levels=3),)))
+    x = data.load("digits", samples=20).x
+    assert torch.equal(coarse.model(x), plain.model(x.round()))
+    assert coarse.label == f"{name} + bit_depth"
+    assert len({one.sha256 for one in (plain, coarse, finer)}) == 3
+    with pytest.raises(ValueError, match="weight_decay acts while a network is trained"):
+        load_model(ModelSpec(name=name, defenses=(WeightDecay(),)))
+    with pytest.raises(ValueError, match="BitDepth is listed twice"):
+        load_model(ModelSpec(name=name, defenses=(BitDepth(), BitDepth())))
+
+
+def test_settings_of_a_defence_are_part_of_the_address() -> None:
+    model = Linear().build((1, 8, 8), 10)
+    one, two = RandomizedSmoothing(sigma=0.1), RandomizedSmoothing(sigma=0.2)
+    assert content_address(model, (one,)) != content_address(model, (two,))
+    assert content_address(model, (WeightDecay(),)) == content_address(model)

@@ -21,8 +21,8 @@ from advbench.data.objects import CLASSES, VARIANTS
 from advbench.data.view import View
 from advbench.document import ConfigError
 from advbench.models.ffn import FFN
-from advbench.recipe import Data, Recipe, Train
-from advbench.training import accuracy, train
+from advbench.training.recipe import Data, Recipe, Train
+from advbench.training.trainer import measured, train
 
 CUBE = """
 v 0 0 0
@@ -296,8 +296,9 @@ def test_nets_are_trained_on_scenes() -> None:
     )
     before = scenes.x.clone()
     trained = train(recipe, data=scenes, validation=held)
-    assert accuracy(trained.model, scenes) > 0.5
-    assert accuracy(trained.model, held) == trained.epoch.clean
+    assert measured(None, trained.model, scenes, 0).accuracy > 0.5
+    told = trained.log[-1].validation
+    assert measured(None, trained.model, held, 0).accuracy == told.accuracy
     assert torch.equal(scenes.x, before)
     assert not any("renderer" in name for name in trained.model.state_dict())
     logits = trained.model(scenes.images(scenes.x))

@@ -1,30 +1,31 @@
 """The schema of a recipe file: everything that decides what a training produces.
 
-[train]      epochs, seed, batch_size, loss, schedule, select, threads
-[optimizer]  name, lr, momentum, weight_decay
+defenses     a list of defences, each a name, or a table with name and its fields
+[train]      epochs, seed, batch_size, loss, schedule, threads
+[optimizer]  name, lr, momentum
 [data]       name, samples
 [model]      an architecture: name and its fields
 [normalize]  mean, std; only where the model normalises
-[[defense]]  a defence: name and its fields; they act one after the other
+[log]        attack, eps, samples, every: what else is measured while it trains
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
-from advbench.defenses.defense import Defense
+from advbench.attacks.attack import Attack
+from advbench.defenses.defense import Defense, check_together
 from advbench.models.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How long, on what objective and by which measure the best epoch is kept.
+    """How long and on what objective; the weights of the last epoch are the result.
 
     Fields:
         seed: everything random follows from it: initialisation, order and attacks.
         loss: "squared_error" is taken between the logits and the one-hot labels.
         schedule: of the learning rate, by the step: "cosine" falls to 0; "one_cycle" rises to the
             rate of the optimizer over the first 30 % of training and then falls to 0.
-        select: validation accuracy that decides: "clean", or "robust" (under the defences).
         threads: of the processor. Sums come out in another order with another number, so it is
             part of the recipe: the same recipe gives the same bits on the same machine.
     """
@@ -34,7 +35,6 @@ class Train:
     batch_size: int = 128
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    select: Literal["clean", "robust"] = "clean"
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -52,7 +52,6 @@ class Optimizer:
     name: Literal["sgd", "adam"] = "adam"
     lr: float = 1e-3
     momentum: float = 0.9
-    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +71,44 @@ class Normalize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Log:
+    """What is measured while a network trains: accuracy and loss on all splits, and under attack.
+
+    Fields:
+        attack: for the robust accuracy; None for none.
+        eps: the scale of its perturbation set.
+        samples: of each split that are attacked, the first ones; None for all.
+        every: epochs between two measurements; the last epoch is always measured.
+    """
+
+    attack: Attack | None = None
+    eps: float = 0.0
+    samples: int | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or (self.samples is not None and self.samples < 1):
+            raise ValueError(
+                f"every and samples must be at least 1; got {self.every} and {self.samples}"
+            )
+        if (self.eps > 0) != (self.attack is not None):
+            raise ValueError("attack and eps go together; only one of them is given")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides what a training produces; the schema of a recipe file."""
+    """All that decides what a training produces; the schema of a recipe file.
+
+    The defences act in the order in which they are listed.
+    """
 
     train: Train
     data: Data
     model: Architecture
     optimizer: Optimizer = Optimizer()
     normalize: Normalize | None = None
-    defense: tuple[Defense, ...] = ()
+    defenses: tuple[Defense, ...] = ()
+    log: Log | None = None
 
     def __post_init__(self) -> None:
-        if self.train.select == "robust" and not self.defense:
-            raise ValueError('train.select = "robust" needs a [[defense]]')
+        check_together(self.defenses)

@@ -1,0 +1,1 @@
+"""From a recipe to a trained network: schema, trainer, checkpoint, and the files that come out."""

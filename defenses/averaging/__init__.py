@@ -1,0 +1,1 @@
+"""Many sets of weights, or many networks, made into one."""

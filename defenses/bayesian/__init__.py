@@ -1,0 +1,1 @@
+"""Many networks, as likely as the training samples make them."""

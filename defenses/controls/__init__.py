@@ -1,0 +1,1 @@
+"""Defences that are known to be broken, to show what that looks like."""

@@ -1,0 +1,1 @@
+"""Learning the images before their classes."""
