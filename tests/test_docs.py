@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from advbench.config import load
-from advbench.document import parse_toml
-from advbench.recipe import Recipe
+from advbench.defenses.adversarial.adversarial_training import AdversarialTraining
+from advbench.document import ConfigError, parse_toml
 from advbench.schema import build
 from advbench.testing import check_attack
+from advbench.training.recipe import Recipe
 
 COMMANDS = (
     "pip install -e . && advbench run configs/quickstart.toml",
@@ -115,8 +116,13 @@ def test_configuration_of_the_pose_page_is_accepted(repository: Path, tmp_path: 
     assert sweep.names == ("yaw",)
     assert affine.names == ("angle", "shift_y", "shift_x")
     assert settings.attack[2].attack.queries == 775
-    path.write_text((repository / "configs/zoo/mnist/cnn.toml").read_text() + defense)
-    (trained,) = build(Recipe, parse_toml(path)).defense
+    path.write_text((repository / "configs/zoo/mnist/cnn_pose.toml").read_text() + defense)
+    with pytest.raises(ConfigError, match="AdversarialTraining is listed twice"):
+        build(Recipe, parse_toml(path))
+    recipe = (repository / "configs/zoo/mnist/cnn.toml").read_text().split("\n", 1)[1]
+    path.write_text(recipe + defense)
+    (trained,) = build(Recipe, parse_toml(path)).defenses
+    assert isinstance(trained, AdversarialTraining)
     assert trained.share == 0.5
 
 

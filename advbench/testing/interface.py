@@ -1,4 +1,7 @@
-"""Checks of an attack as a value: what it declares, how it is written down, what it is called."""
+"""Checks of an attack as a value: what it declares, how it is written down, what it is called.
+
+The last two hold for a defence as well.
+"""
 
 import dataclasses
 import pickle
@@ -9,6 +12,7 @@ from advbench import attacks
 from advbench.attacks.attack import Adversary
 from advbench.attacks.perturbations import Perturbation
 from advbench.attacks.query import Access, Finds
+from advbench.defenses.defense import Defense
 from advbench.testing.requirement import require
 
 FOREIGN_WORDS = {
@@ -46,18 +50,18 @@ def check_declaration(attack: Adversary) -> None:
     require(all(type(one) is kind for one in examples), attack, "examples() are something else")
 
 
-def check_round_trip(attack: Adversary) -> None:
+def check_round_trip(one: Adversary | Defense) -> None:
     """The repr is the call that makes it; it can be pickled, hashed, compared and replaced."""
-    known = {**vars(attacks), **{kind.__name__: kind for kind in _kinds(attack)}}
+    known = {**vars(attacks), **{kind.__name__: kind for kind in _kinds(one)}}
     try:
-        again = eval(repr(attack), known)
+        again = eval(repr(one), known)
     except Exception as error:
-        require(False, attack, f"the repr is no expression: {error}")
-    require(again == attack, attack, "the repr makes another attack")
-    require(repr(again) == repr(attack), attack, "the repr changes")
-    require(pickle.loads(pickle.dumps(attack)) == attack, attack, "pickling changes it")
-    require(hash(again) == hash(attack), attack, "equal attacks have different hashes")
-    require(dataclasses.replace(attack) == attack, attack, "dataclasses.replace changes it")
+        require(False, one, f"the repr is no expression: {error}")
+    require(again == one, one, "the repr makes something else")
+    require(repr(again) == repr(one), one, "the repr changes")
+    require(pickle.loads(pickle.dumps(one)) == one, one, "pickling changes it")
+    require(hash(again) == hash(one), one, "equal values have different hashes")
+    require(dataclasses.replace(one) == one, one, "dataclasses.replace changes it")
 
 
 def _kinds(value: object) -> Iterator[type]:
@@ -71,9 +75,9 @@ def _kinds(value: object) -> Iterator[type]:
             yield from _kinds(part)
 
 
-def check_vocabulary(attack: Adversary) -> None:
-    """Hyper-parameters carry the names that every other attack uses."""
-    for kind in _kinds(attack):
+def check_vocabulary(one: Adversary | Defense) -> None:
+    """Hyper-parameters carry the names that every other one uses."""
+    for kind in _kinds(one):
         for field in dataclasses.fields(kind):
             house = FOREIGN_WORDS.get(field.name)
-            require(house is None, attack, f"'{field.name}' is called '{house}' here")
+            require(house is None, one, f"'{field.name}' is called '{house}' here")

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.attack import Adversary, Attack, Outcome
+from advbench.defenses.defense import Defense
 
 
 class ContractError(AssertionError):
-    """An attack does not do what every attack promises."""
+    """An attack, or a defence, does not do what every one promises."""
 
 
-def require(holds: bool | Tensor, attack: Adversary, complaint: str) -> None:
-    """Raise ``ContractError`` naming ``attack`` unless ``holds`` (in every row)."""
+def require(holds: bool | Tensor, one: Adversary | Defense, complaint: str) -> None:
+    """Raise ``ContractError`` naming ``one`` unless ``holds`` (in every row)."""
     if isinstance(holds, Tensor):
         bad = (~holds.reshape(-1)).nonzero().squeeze(1)
         if not len(bad):
@@ -19,7 +20,7 @@ def require(holds: bool | Tensor, attack: Adversary, complaint: str) -> None:
         complaint = f"{complaint} (rows {bad.tolist()[:5]})"
     elif holds:
         return
-    raise ContractError(f"{attack!r}: {complaint}")
+    raise ContractError(f"{one!r}: {complaint}")
 
 
 def require_same(

@@ -1,0 +1,1 @@
+"""Train networks with every remedy over several seeds, attack them all and compare."""
