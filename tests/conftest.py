@@ -1,6 +1,8 @@
 """What all tests share: one thread, repeatable examples, the data root."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -32,5 +34,8 @@ def repository() -> Path:
     return Path(__file__).parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+@pytest.fixture(scope="session", autouse=True)
+def no_second_copy() -> Iterator[None]:
+    """Look, after all tests, whether a class was loaded twice, by the name of its folder."""
+    yield
+    assert not {"attacks", "defenses"} & set(sys.modules)

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from advbench import registry
 from advbench.config import load
 from advbench.defenses.adversarial.adversarial_training import AdversarialTraining
+from advbench.defenses.fit import Batch
 from advbench.document import ConfigError, parse_toml
 from advbench.schema import build
 from advbench.testing import check_attack
@@ -30,6 +32,8 @@ PAGES = (
     "results/README.md",
     "docs/stickers.md",
     "docs/poses.md",
+    "docs/defenses.md",
+    "docs/overfitting.md",
 )
 
 
@@ -124,6 +128,80 @@ def test_configuration_of_the_pose_page_is_accepted(repository: Path, tmp_path: 
     (trained,) = build(Recipe, parse_toml(path)).defenses
     assert isinstance(trained, AdversarialTraining)
     assert trained.share == 0.5
+
+
+def test_the_page_of_defences_names_all_and_its_examples_work(
+    repository: Path, tmp_path: Path
+) -> None:
+    text = (repository / "docs/defenses.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in registry.names("defenses"))
+    recipe, models = blocks(repository, "toml", "docs/defenses.md")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    given = build(Recipe, parse_toml(tmp_path / "recipe.toml"))
+    assert [registry.name_of(type(one)) for one in given.defenses] == ["dropout", "trades", "ema"]
+    (tmp_path / "run.toml").write_text(models)
+    settings, _ = load(tmp_path / "run.toml")
+    assert [entry.adaptive for entry in settings.attack] == [False, True]
+    assert [registry.name_of(type(m.defenses[0])) for m in settings.model] == [
+        "bit_depth",
+        "randomized_smoothing",
+    ]
+    (example,) = blocks(repository, "python", "docs/defenses.md")
+    scope: dict[str, Any] = {"__name__": "page"}
+    exec(compile(example, "docs/defenses.md", "exec", dont_inherit=True), scope)
+    x = torch.arange(6.0).reshape(3, 1, 1, 2)
+    changed = scope["Flipped"]().batch(Batch(x, torch.zeros(3), torch.arange(3)), None).x
+    assert changed.flatten().tolist() == [1, 0, 2, 3, 5, 4]
+
+
+def test_measured_controls_are_those_of_the_published_table(repository: Path) -> None:
+    number = r"([\d.]+)"
+    found = table(
+        repository,
+        "docs/defenses.md",
+        rf"^\| (\S+(?: \+ \w+)?) \| {number} \| {number} \| {number} \| {number} \|$",
+    )
+    assert len(found) == 7
+    rows = lines(repository, "controls")
+    for model, clean, eps, plain, adaptive in found:
+        one = the(rows, model=model, attack="pgd", eps=float(eps))
+        other = the(rows, model=model, attack="adaptive pgd", eps=float(eps))
+        assert f"{float(one['clean_accuracy']):.3f}" == clean
+        assert f"{float(one['robust_accuracy']):.3f}" == plain
+        assert f"{float(other['robust_accuracy']):.3f}" == adaptive
+        broken = model not in ("zoo:digits/cnn", "zoo:mnist/cnn")
+        assert (float(plain) - float(adaptive) >= 0.2) == broken
+
+
+@pytest.mark.parametrize(("study", "eps"), [("overfitting", 0.1), ("overfitting_mnist", 0.3)])
+def test_measured_remedies_are_those_of_the_published_study(
+    repository: Path, study: str, eps: float
+) -> None:
+    text = (repository / "docs/overfitting.md").read_text(encoding="utf-8")
+    part = text.partition(f"configs/{study}.toml")[2].partition("\n## ")[0]
+    rows = [one for one in lines(repository, f"{study}/study") if one["attack"] == "worst"]
+    network, told = "", 0
+    for line in part.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 7 or cells[0].startswith("--"):
+            continue
+        if cells[1] == "clean":
+            network = cells[0]
+            continue
+        remedy = cells[0].removesuffix(" †")
+        weak, strong = sorted(
+            (r for r in rows if (r["network"], r["remedy"]) == (network, remedy)),
+            key=lambda row: float(row["eps"]),
+        )
+        assert float(strong["eps"]) == eps
+        assert cells[0].endswith("†") == bool(strong["control"])
+        columns = ("clean_accuracy", "gap", "test_loss", "robust_accuracy")
+        shown = [*(weak[name] for name in columns), strong["robust_accuracy"]]
+        assert cells[1:6] == [f"{float(value):.3f}" for value in shown]
+        change = [strong[f"robust_change{end}"] for end in ("", "_low", "_high")]
+        assert re.findall(r"[+-][\d.]+", cells[6]) == [f"{float(v):+.3f}" for v in change if v]
+        told += 1
+    assert told == len({(row["network"], row["remedy"]) for row in rows})
 
 
 def table(repository: Path, page: str, row: str) -> list[tuple[str, ...]]:
@@ -228,8 +306,9 @@ def test_shell_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
         for line in "".join(blocks(repository, "bash")).splitlines()
         if line.startswith("advbench ")
     ]
-    assert len(calls) == 5
-    more = {"run": ["--dry-run", "--out", tmp_path], "train": ["--out", tmp_path]}
+    assert len(calls) == 7
+    dry = ["--dry-run", "--out", tmp_path]
+    more = {"run": dry, "study": dry, "train": ["--out", tmp_path]}
     for call in calls:
         done = advbench(*call, *more.get(call[0], []), cwd=repository)
         assert done.returncode == 0, f"{call}: {done.stderr}"

@@ -218,11 +218,6 @@ def test_nothing_imports_a_second_copy(repository: Path) -> None:
     assert not second_copies("from advbench import attacks")
 
 
-@pytest.mark.last
-def test_no_second_copy_was_loaded() -> None:
-    assert not {"attacks", "defenses"} & set(sys.modules)
-
-
 @pytest.mark.parametrize("room", ALLOWED)
 def test_one_spelling_per_concept(room: str) -> None:
     for file in sources(room):

@@ -27,6 +27,7 @@ ARCHITECTURES = [
 ]
 ZOO = {
     "cifar10/cnn": 0.70,
+    "cifar10/cnn_adv": 0.55,
     "digits/cnn": 0.97,
     "digits/cnn_distilled": 0.93,
     "digits/cnn_patch_adv": 0.97,
@@ -44,6 +45,7 @@ ZOO = {
     "fashion_mnist/cnn": 0.90,
     "mnist/cnn": 0.988,
     "mnist/cnn_adv": 0.97,
+    "mnist/cnn_k_wta": 0.97,
     "mnist/cnn_pose": 0.985,
     "mnist/ffn": 0.975,
     "scenes/cnn": 0.95,

@@ -390,7 +390,7 @@ def test_a_recipe_file_becomes_weights_a_card_and_a_log(tmp_path: Path) -> None:
     seen: list[Epoch] = []
     first = run_recipe(tmp_path / "net.toml", tmp_path / "a", lambda epoch, _: seen.append(epoch))
     again = run_recipe(tmp_path / "net.toml", tmp_path / "b")
-    suffixes = [".csv", ".json", ".safetensors"]
+    suffixes = [".csv", ".json", ".png", ".safetensors"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         f"net{suffix}" for suffix in suffixes
     ]
