@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench.attacks.attack import Attack
+from advbench.attacks.masking import unmasked
 from advbench.attacks.victim import Model, frozen
 
 Objective = Callable[[], Tensor]
@@ -150,11 +151,15 @@ def score(model: nn.Module, seen: Model, split: Split, seed: int = 0) -> Score:
 def robust_accuracy(
     model: nn.Module, seen: Model, split: Split, attack: Attack, eps: float, seed: int = 0
 ) -> float:
-    """Return the share of a split that is right and stays so under an attack of size ``eps``."""
+    """Return the share of a split that is right and stays so under an attack of size ``eps``.
+
+    The attack knows the layers that hide gradients.
+    """
+    differentiated = unmasked(seen)
     correct = logits(model, seen, split.x, seed).argmax(1) == split.y
     for rows in torch.arange(len(split.y)).split(_IN_FLIGHT):
         x, y, ids = split.rows(rows)
-        changed = attack(seen, x, y, eps=eps, seed=seed, ids=ids, stop="never")
+        changed = attack(differentiated, x, y, eps=eps, seed=seed, ids=ids, stop="never")
         correct[rows] &= logits(model, seen, changed, seed).argmax(1) == y
     return correct.double().mean().item()
 

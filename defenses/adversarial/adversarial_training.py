@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advbench.attacks.attack import Attack
 from advbench.attacks.gradient.pgd import PGD
+from advbench.attacks.masking import unmasked
 from advbench.attacks.randomness import Draws
 from advbench.defenses.defense import Claim, Defense
 from advbench.defenses.fit import Batch, Fit
@@ -77,7 +78,9 @@ def warmed(eps: float, warmup: float, fit: Fit) -> float:
 
 
 def examples_of(attack: Attack, eps: float, batch: Batch, fit: Fit) -> Tensor:
-    """Return the strongest changes of a minibatch that an attack finds, all steps made."""
-    return attack(
-        fit.seen, batch.x, batch.y, eps=eps, seed=fit.epoch_seed, ids=batch.ids, stop="never"
-    )
+    """Return the strongest changes of a minibatch that an attack finds, all steps made.
+
+    The attack knows the layers that hide gradients.
+    """
+    model, seed = unmasked(fit.seen), fit.epoch_seed
+    return attack(model, batch.x, batch.y, eps=eps, seed=seed, ids=batch.ids, stop="never")

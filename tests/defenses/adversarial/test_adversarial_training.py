@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from advbench import data
 from advbench.attacks import L2, PGD, Margin
 from advbench.defenses.adversarial.adversarial_training import AdversarialTraining
+from advbench.defenses.controls.bit_depth import Quantiser
 from advbench.defenses.fit import Batch, Split, robust_accuracy
 from advbench.models.ffn import FFN, Linear
 from advbench.training.recipe import Data, Optimizer, Recipe, Train
@@ -115,3 +116,14 @@ def test_a_share_of_the_samples_is_attacked_anew_in_each_epoch() -> None:
     assert not torch.equal(*epochs)
     with pytest.raises(ValueError, match="share must lie in"):
         AdversarialTraining(attack=attack, eps=0.1, share=0)
+
+
+def test_examples_are_made_through_layers_that_hide_gradients() -> None:
+    blind = nn.Sequential(Quantiser(2), model())
+    attack = PGD(steps=3, random_start=False)
+    assert torch.equal(attack(blind, SAMPLES.x, SAMPLES.y, eps=0.3), SAMPLES.x)
+    found = attacked(AdversarialTraining(attack=attack, eps=0.3), blind)
+    assert (found - SAMPLES.x).abs().max() == pytest.approx(0.3, abs=1e-6)
+    split = Split(SAMPLES.x, SAMPLES.y, SAMPLES.ids)
+    right = blind(SAMPLES.x).argmax(1) == SAMPLES.y
+    assert robust_accuracy(blind, blind, split, attack, 0.3) < right.double().mean()

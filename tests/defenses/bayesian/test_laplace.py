@@ -16,7 +16,7 @@ from advbench.defenses.bayesian.laplace import (
 from advbench.models.ffn import FFN
 from advbench.training.recipe import Data, Optimizer, Recipe, Train
 from advbench.training.trainer import train
-from tests.defenses.fits import fit_of, scrambled
+from tests.defenses.fitting import fit_of, scrambled
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.rand(150, 2, generator=GENERATOR)

@@ -10,7 +10,7 @@ from advbench.defenses.fit import Fit
 from advbench.models.ffn import FFN
 from advbench.training.recipe import Data, Optimizer, Recipe, Train
 from advbench.training.trainer import train
-from tests.defenses.fits import fit_of, scrambled
+from tests.defenses.fitting import fit_of, scrambled
 
 X, Y = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
 

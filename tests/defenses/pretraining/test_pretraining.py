@@ -12,7 +12,7 @@ from advbench.models.cifar_resnet import CifarResNet
 from advbench.models.ffn import FFN
 from advbench.training.recipe import Data, Optimizer, Recipe, Train
 from advbench.training.trainer import train
-from tests.defenses.fits import fit_of
+from tests.defenses.fitting import fit_of
 
 SAMPLES = data.load("digits", "train", 300)
 BOTH = (DenoisingAutoencoder(epochs=2), MaskedAutoencoder(epochs=2))

@@ -9,8 +9,7 @@ from advbench.defenses.fit import Epoch, Fit, Score, robust_accuracy
 from advbench.defenses.regularization import early_stopping
 from advbench.defenses.regularization.early_stopping import EarlyStopping
 from advbench.training.recipe import Optimizer
-from tests.defenses.fits import fit_of
-from tests.defenses.fitting import same_weights, trained
+from tests.defenses.fitting import fit_of, same_weights, trained
 
 WILD = Optimizer(lr=0.3)
 

@@ -7,8 +7,7 @@ from torch import nn
 from advbench.defenses.fit import Fit
 from advbench.defenses.regularization.weight_decay import WeightDecay
 from advbench.training.recipe import Optimizer
-from tests.defenses.fits import fit_of, scrambled
-from tests.defenses.fitting import same_weights, trained
+from tests.defenses.fitting import fit_of, same_weights, scrambled, trained
 
 DECAY = WeightDecay(strength=0.5)
 
