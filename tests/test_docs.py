@@ -173,12 +173,24 @@ def test_measured_controls_are_those_of_the_published_table(repository: Path) ->
         assert (float(plain) - float(adaptive) >= 0.2) == broken
 
 
-@pytest.mark.parametrize(("study", "eps"), [("overfitting", 0.1), ("overfitting_mnist", 0.3)])
+def test_measured_adversarial_training_is_that_of_the_published_tables(repository: Path) -> None:
+    number = r"([\d./]+)"
+    row = rf"^\| (zoo:\S+) \| [\w\- ]+ \| {number} \| {number} \| {number} \|$"
+    found = table(repository, "docs/defenses.md", row)
+    assert len(found) == 5
+    rows = lines(repository, "adversarial_mnist") + lines(repository, "adversarial_cifar10")
+    for model, clean, eps, robust in found:
+        one = the(rows, model=model, attack="worst", eps=float(Fraction(eps)))
+        assert f"{float(one['clean_accuracy']):.3f}" == clean
+        assert f"{float(one['robust_accuracy']):.3f}" == robust
+
+
+@pytest.mark.parametrize(("study", "eps"), [("overfitting", 0.1)])
 def test_measured_remedies_are_those_of_the_published_study(
     repository: Path, study: str, eps: float
 ) -> None:
     text = (repository / "docs/overfitting.md").read_text(encoding="utf-8")
-    part = text.partition(f"configs/{study}.toml")[2].partition("\n## ")[0]
+    part = text.partition(f"`configs/{study}.toml`")[2].partition("\n## ")[0]
     rows = [one for one in lines(repository, f"{study}/study") if one["attack"] == "worst"]
     network, told = "", 0
     for line in part.splitlines():

@@ -45,6 +45,7 @@ ZOO = {
     "fashion_mnist/cnn": 0.90,
     "mnist/cnn": 0.988,
     "mnist/cnn_adv": 0.97,
+    "mnist/cnn_trades": 0.97,
     "mnist/cnn_k_wta": 0.97,
     "mnist/cnn_pose": 0.985,
     "mnist/ffn": 0.975,
