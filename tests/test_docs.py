@@ -185,7 +185,7 @@ def test_measured_adversarial_training_is_that_of_the_published_tables(repositor
         assert f"{float(one['robust_accuracy']):.3f}" == robust
 
 
-@pytest.mark.parametrize(("study", "eps"), [("overfitting", 0.1)])
+@pytest.mark.parametrize(("study", "eps"), [("overfitting", 0.1), ("overfitting_mnist", 0.3)])
 def test_measured_remedies_are_those_of_the_published_study(
     repository: Path, study: str, eps: float
 ) -> None:
