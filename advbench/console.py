@@ -94,20 +94,13 @@ class _Lines(logging.Handler):
         say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-class Console:
-    """Progress of a run: one changing line on a terminal, else a line per cell or half a minute.
+class _Bar:
+    """A bar that is there on a terminal only, and whose terminal may go away."""
 
-    The time left is that of the work left, counted in queries at most: `work` has those of each
-    cell. It is too long where samples fall early, and wrong between models of different speed.
-    """
-
-    def __init__(self, work: Sequence[int], rows: int, quiet: bool) -> None:
-        self._work, self._done, self._since = work, 0, 0
-        self._quiet = quiet
-        self._started = self._said = time.monotonic()
+    def __init__(self, total: int | None, unit: str, quiet: bool = False) -> None:
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar: tqdm[Any] | None = (
-            tqdm(total=rows, unit=" rows", file=sys.stderr, smoothing=0.1, leave=False)
+            tqdm(total=total, unit=unit, file=sys.stderr, smoothing=0.1, leave=False)
             if terminal and not quiet
             else None
         )
@@ -122,6 +115,25 @@ class Console:
         trace: TracebackType | None,
     ) -> None:
         self._on_bar(lambda bar: bar.close())
+
+    def _on_bar(self, action: "Callable[[tqdm[Any]], object]") -> None:
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                action(self._bar)
+
+
+class Console(_Bar):
+    """Progress of a run: one changing line on a terminal, else a line per cell or half a minute.
+
+    The time left is that of the work left, counted in queries at most: `work` has those of each
+    cell. It is too long where samples fall early, and wrong between models of different speed.
+    """
+
+    def __init__(self, work: Sequence[int], rows: int, quiet: bool) -> None:
+        self._work, self._done, self._since = work, 0, 0
+        self._quiet = quiet
+        self._started = self._said = time.monotonic()
+        super().__init__(rows, " rows", quiet)
 
     def rows(self, count: int) -> None:
         """Advance by finished samples."""
@@ -160,36 +172,13 @@ class Console:
         spent = time.monotonic() - self._started
         return f"about {spent / done * (total - done):.0f} s left"
 
-    def _on_bar(self, action: "Callable[[tqdm[Any]], object]") -> None:
-        if self._bar is not None:
-            with contextlib.suppress(OSError, ValueError):
-                action(self._bar)
 
-
-class Epochs:
+class Epochs(_Bar):
     """Progress of a training: a bar with loss and accuracies on a terminal, else lines."""
 
-    def __init__(self, label: str = "") -> None:
-        self._label = label
+    def __init__(self) -> None:
         self._said = -_PATIENCE
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._bar: tqdm[Any] | None = (
-            tqdm(unit=" epochs", desc=label or None, file=sys.stderr, leave=False)
-            if terminal
-            else None
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        super().__init__(None, " epochs")
 
     def __call__(self, epoch: "Epoch", fit: "Fit") -> None:
         """Report the standing after an epoch."""
@@ -198,17 +187,20 @@ class Epochs:
             score = getattr(epoch, name)
             if score is not None and score.robust is not None:
                 text += f", {name} under attack {score.robust:.4f}"
-        if self._bar is not None:
-            self._bar.total = fit.epochs
-            self._bar.n = epoch.number + 1
-            self._bar.set_postfix_str(text)
-        elif time.monotonic() - self._said > 1 or epoch.number + 1 == fit.epochs:
+        done = epoch.number + 1
+
+        def show(bar: "tqdm[Any]") -> None:
+            bar.total, bar.n = fit.epochs, done
+            bar.set_postfix_str(text)
+
+        self._on_bar(show)
+        late = time.monotonic() - self._said > 1 or done == fit.epochs
+        if self._bar is None and late:
             self._said = time.monotonic()
-            before = f"{self._label}: " if self._label else ""
-            say(f"{before}epoch {epoch.number + 1}/{fit.epochs}: {text}")
+            say(f"epoch {done}/{fit.epochs}: {text}")
 
 
-class Nets:
+class Nets(_Bar):
     """Progress of a study: one changing line on a terminal, else a line per network.
 
     The time left takes all networks for equally long.
@@ -218,24 +210,7 @@ class Nets:
         self._total, self._done, self._fresh = total, 0, 0
         self._quiet = quiet
         self._started = time.monotonic()
-        terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._bar: tqdm[Any] | None = (
-            tqdm(total=total, unit=" nets", file=sys.stderr, smoothing=0.1, leave=False)
-            if terminal and not quiet
-            else None
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        super().__init__(total, " nets", quiet)
 
     def net(self, label: str, result: str, fresh: bool) -> None:
         """Report a finished network; not ``fresh`` if all of it was there already."""
@@ -246,8 +221,8 @@ class Nets:
         if self._fresh:
             rest = spent / self._fresh * (self._total - self._done)
             left = f"about {rest:.0f} s left"
-        if self._bar is not None:
-            self._bar.set_description(f"{label}: {result}, {left}", refresh=False)
-            self._bar.update()
-        elif not self._quiet:
+        told = f"{label}: {result}, {left}"
+        self._on_bar(lambda bar: bar.set_description(told, refresh=False))
+        self._on_bar(lambda bar: bar.update())
+        if self._bar is None and not self._quiet:
             say(f"[{self._done}/{self._total}] {label}: {result} ({spent:.0f} s, {left})")

@@ -183,7 +183,14 @@ class Runner:
         )
         seconds = time.perf_counter() - started
         verdict = judge(
-            *(cell.victim.model, attack, x, y, cell.scale, outcome, batch_size, samples.images),
+            cell.victim.model,
+            attack,
+            x,
+            y,
+            cell.scale,
+            outcome,
+            batch_size,
+            samples.images,
             seeds=draw_seeds("right", cell.seed, cell.draws) if random else (0,),
             screening=draw_seeds("screened", cell.seed, cell.draws) if random else (),
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from advbench.attacks.masking import Masking
 from advbench.attacks.victim import BPDA
 from advbench.defenses.defense import Defense, Make
+from advbench.defenses.replacing import replace_layers
 
 _SOFTNESS = 0.1  # of the stand-in's choice, in standard deviations of a sample's features
 _ANSWERS = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)  # activations that are not hidden
@@ -57,20 +58,15 @@ class KWTA(Defense):
         Raises ValueError where it has none that is a layer.
         """
         model = make(shape, classes)
-        places = [
-            (module, name)
-            for module in model.modules()
-            for name, layer in module.named_children()
-            if _is_activation(layer)
-        ]
-        if not places:
+        if not replace_layers(model, self._winners):
             raise ValueError(
                 f"k_wta: {type(model).__name__} has no layer that is an activation without "
                 "parameters, such as nn.ReLU; there is nothing to replace"
             )
-        for module, name in places:
-            setattr(module, name, Winners(self.share))
         return model
+
+    def _winners(self, layer: nn.Module) -> nn.Module | None:
+        return Winners(self.share) if _is_activation(layer) else None
 
 
 class Winners(Masking):
