@@ -39,7 +39,7 @@ from advbench.report.output import make_folder
 from advbench.schema import plain
 from advbench.study.config import Net, Study, nets
 from advbench.study.tables import Result, write_tables
-from advbench.training.produce import produce
+from advbench.training.produce import beside, produce
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,13 +181,13 @@ def _is_there(net: Net, target: Path, digest: str) -> bool:
     }
     try:
         card = read_card(target)
-        weights = _beside(target, ".safetensors").read_bytes()
+        weights = beside(target, ".safetensors").read_bytes()
         same = json.loads(json.dumps(wanted)) == {key: card[key] for key in wanted}
         return (
             same
             and card["data"]["digest"] == digest
             and card["sha256"] == hashlib.sha256(weights).hexdigest()
-            and _beside(target, ".csv").is_file()
+            and beside(target, ".csv").is_file()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -195,7 +195,7 @@ def _is_there(net: Net, target: Path, digest: str) -> bool:
 
 def read_card(target: Path) -> dict[str, Any]:
     """Return the card of a training; raises OSError or ValueError where there is none."""
-    card = json.loads(_beside(target, ".json").read_bytes())
+    card = json.loads(beside(target, ".json").read_bytes())
     if not isinstance(card, dict):
         raise ValueError(f"{target}: its card holds no JSON object")
     return card
@@ -279,7 +279,7 @@ def _result(planned: Plan, store: Store, made: Made) -> Result:
         stored = store.load(one["key"]) or (made.found or {}).get(one["key"])
         if stored is not None:
             found[one["key"]] = stored
-    log = _beside(target, ".csv").read_text(encoding="utf-8")
+    log = beside(target, ".csv").read_text(encoding="utf-8")
     return Result(net.network, net.remedy, net.seed, read_card(target), log, made.planned, found)
 
 
@@ -308,7 +308,3 @@ def _told(made: Made) -> str:
 
 def _nothing(x: Tensor) -> Tensor:
     raise NotImplementedError("there is no model")
-
-
-def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(target.name + suffix)

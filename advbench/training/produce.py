@@ -68,17 +68,17 @@ def produce(
         validation=validation,
         test=test,
         progress=progress,
-        checkpoint=_beside(target, ".checkpoint"),
+        checkpoint=beside(target, ".checkpoint"),
     )
     weights = pack(trained.model)
     card = {"name": name, "recipe": given} | _facts(recipe, trained, (data, validation, test))
     card |= {"sha256": hashlib.sha256(weights).hexdigest(), "torch": torch.__version__}
-    write_atomic(_beside(target, ".csv"), log_csv(trained.log).encode())
+    write_atomic(beside(target, ".csv"), log_csv(trained.log).encode())
     if recipe.log is not None:
-        write_atomic(_beside(target, ".png"), learning_curve(name, trained.log))
-    write_atomic(_beside(target, ".safetensors"), weights)
-    write_atomic(_beside(target, ".json"), (json.dumps(card, indent=2) + "\n").encode())
-    return _beside(target, ".safetensors")
+        write_atomic(beside(target, ".png"), learning_curve(name, trained.log))
+    write_atomic(beside(target, ".safetensors"), weights)
+    write_atomic(beside(target, ".json"), (json.dumps(card, indent=2) + "\n").encode())
+    return beside(target, ".safetensors")
 
 
 def pack(model: nn.Module) -> bytes:
@@ -148,7 +148,8 @@ def _facts(recipe: Recipe, trained: Trained, splits: Sequence[Samples]) -> dict[
     return facts
 
 
-def _beside(target: Path, suffix: str) -> Path:
+def beside(target: Path, suffix: str) -> Path:
+    """The file of a training that ends in a suffix; its own name may hold dots."""
     return target.with_name(target.name + suffix)
 
 

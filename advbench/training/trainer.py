@@ -108,7 +108,7 @@ def _fit(recipe: Recipe, data: Samples, validation: Samples) -> Fit:
     )
     # The same sums in another order; pooling and convolution are up to twice as fast.
     model = model.to(memory_format=torch.channels_last)
-    replays = math.prod(defense.replays for defense in recipe.defenses)
+    replays = _replays(recipe)
     return Fit(
         model=model,
         seen=data.seen_by(model),
@@ -121,6 +121,11 @@ def _fit(recipe: Recipe, data: Samples, validation: Samples) -> Fit:
         epochs=math.ceil(recipe.train.epochs / replays),
         seed=recipe.train.seed,
     )
+
+
+def _replays(recipe: Recipe) -> int:
+    """How often each minibatch is trained on in a row."""
+    return math.prod(defense.replays for defense in recipe.defenses)
 
 
 def _split(samples: Samples) -> Split:
@@ -145,7 +150,7 @@ def _epoch(recipe: Recipe, fit: Fit, number: int) -> float:
         len(fit.train.y), generator=torch.Generator().manual_seed(fit.epoch_seed)
     )
     batches = order.split(settings.batch_size)
-    replays = math.prod(defense.replays for defense in recipe.defenses)
+    replays = _replays(recipe)
     total = 0.0
     fit.model.train()
     for index, rows in enumerate(batches):
