@@ -20,6 +20,7 @@ KINDS = (
     "masks",
     "penalties",
     "losses",
+    "views",
     "defenses",
     "models",
     "datasets",

@@ -13,6 +13,7 @@ from advbench.attacks.blackbox.random_noise import RandomNoise
 from advbench.attacks.blackbox.random_search import RandomSearch
 from advbench.attacks.blackbox.stratified_search import StratifiedSearch
 from advbench.attacks.blackbox.sweep import Sweep
+from advbench.attacks.ensembles.worst import Worst
 from advbench.attacks.expectation import EOT
 from advbench.attacks.flags import Flag
 from advbench.attacks.gradient.mi_fgsm import MIFGSM
@@ -20,7 +21,16 @@ from advbench.attacks.gradient.ni_fgsm import NIFGSM
 from advbench.attacks.gradient.pgd import BIM, FGSM, PGD
 from advbench.attacks.gradient.r_fgsm import RFGSM
 from advbench.attacks.gradient.stadv import StAdv
-from advbench.attacks.losses import DLR, CrossEntropy, Divergence, Loss, Margin
+from advbench.attacks.losses import (
+    DLR,
+    CrossEntropy,
+    Difference,
+    Divergence,
+    Loss,
+    Margin,
+    ProbabilityMargin,
+    TemperedMargin,
+)
 from advbench.attacks.masking import Masking, unmasked
 from advbench.attacks.minimum_eps import MinimumEps
 from advbench.attacks.perturbations import (
@@ -79,6 +89,7 @@ __all__ = [
     "Combined",
     "CrossEntropy",
     "Cutout",
+    "Difference",
     "Disguise",
     "Divergence",
     "Euler",
@@ -107,6 +118,7 @@ __all__ = [
     "PictureSticker",
     "Placement",
     "Pose",
+    "ProbabilityMargin",
     "RandomNoise",
     "RandomSearch",
     "Ranges",
@@ -121,6 +133,8 @@ __all__ = [
     "Sticker",
     "StratifiedSearch",
     "Sweep",
+    "TemperedMargin",
     "TotalVariation",
+    "Worst",
     "unmasked",
 ]

@@ -12,8 +12,10 @@ from advbench.attacks import checks
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.expectation import EOT
 from advbench.attacks.flags import Flag
+from advbench.attacks.losses import Margin
 from advbench.attacks.perturbations.perturbation import Perturbation
-from advbench.attacks.query import Access, Finds, Record
+from advbench.attacks.query import Access, Finds, Problem, Query, Record, Rules, keep_better
+from advbench.attacks.randomness import Draws
 from advbench.attacks.rows import map_rows, put, take
 from advbench.attacks.victim import Model, Victim, device_of, frozen
 
@@ -22,7 +24,11 @@ Progress = Callable[[int], None]
 
 
 class Task(NamedTuple):
-    """The samples to attack, none of them fooled yet, and the terms; tensors are (N, ...)."""
+    """The samples to attack, none of them fooled yet, and the terms; tensors are (N, ...).
+
+    ``finds`` is what the answer is wanted for, whatever the attack itself looks for; ``purpose``
+    keeps the draws of attacks that work together apart.
+    """
 
     victim: Victim
     x: Tensor
@@ -35,6 +41,12 @@ class Task(NamedTuple):
     budget: int | None
     eot: EOT | None
     progress: Progress | None
+    finds: Finds
+    purpose: int = 0
+
+    def apart(self, number: int) -> "Task":
+        """Return the same task with other random draws for each ``number``, the same ones for 0."""
+        return self._replace(purpose=(self.purpose * 1009 + number) & 0x7FFFFFFF)
 
     def select(self, index: Tensor) -> "Task":
         """Return the task of some samples alone."""
@@ -52,7 +64,8 @@ class Outcome(NamedTuple):
     ``x_adv`` are the changed inputs and ``p`` the parameters that make them; ``success`` is what
     the attack believes, ``size`` is measured in the unit of the set (infinite for a minimum-norm
     attack without success), ``loss`` is the attack's own; ``forwards``, ``backwards`` and
-    ``steps`` count what was spent; ``flags`` is a mask of ``Flag``.
+    ``steps`` count what was spent; ``flags`` is a mask of ``Flag``; ``stage`` is the number, from
+    1, of the attack that found the answer where several work together, else 0.
     """
 
     x_adv: Tensor
@@ -64,6 +77,7 @@ class Outcome(NamedTuple):
     backwards: Tensor
     steps: Tensor
     flags: Tensor
+    stage: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +159,8 @@ class Attack(Adversary):
         ids: Tensor | None = None,
         stop: Stop = "success",
         correct: Tensor | None = None,
+        proven: Tensor | None = None,
+        replay: Tensor | None = None,
         batch_size: int | None = None,
         budget: int | None = None,
         eot: EOT | None = None,
@@ -168,6 +184,11 @@ class Attack(Adversary):
                 the strongest answer, as adversarial training and transfer want it.
             correct: (N,) bool, the samples known not to be fooled as they are. With
                 ``stop="success"`` it saves the one forward pass that finds out.
+            proven: (N,) bool, the samples that nothing of size eps can fool, as a certificate
+                tells; they are not searched.
+            replay: changes found earlier, as in ``Outcome.p``, (N, M, ...): each is projected and
+                tried before the search, for one forward pass. Not with ``stop="never"``, unless
+                the attack looks for the smallest change.
             batch_size: most samples in flight at once; all of them by default.
             budget: most forward passes per sample.
             eot: mean loss over random draws at each query.
@@ -188,6 +209,10 @@ class Attack(Adversary):
         checks.positive("batch_size", batch_size)
         checks.positive("budget", budget)
         radius = checks.radius(eps, x, self.perturbation, self.finds)
+        if replay is not None and stop == "never" and self.finds == "inside":
+            raise ValueError(
+                'replay: stop="never" wants the strongest answer of this search; use stop="success"'
+            )
         with frozen(model, seed):
             device = device_of(model, x)
             working = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -206,11 +231,15 @@ class Attack(Adversary):
                 budget,
                 eot,
                 progress,
+                self.finds,
             )
-            record = self._attack(task, correct)
+            old = None if replay is None else self._accepted(replay, task.x)
+            record = self._attack(task, correct, proven, old)
             return self._outcome(task, record, x)
 
-    def _attack(self, task: Task, correct: Tensor | None) -> Record:
+    def _attack(
+        self, task: Task, correct: Tensor | None, proven: Tensor | None, replay: Tensor | None
+    ) -> Record:
         record = Record.blank(self.perturbation.zero(task.x))
         still = task.eps == 0
         sparing = task.stop == "success" or self.finds == "smallest"
@@ -221,12 +250,44 @@ class Attack(Adversary):
             seen = (still | sparing).nonzero().squeeze(1)
             record = put(record, seen, self._look_clean(task.select(seen), take(record, seen)))
         open_ = ~still & ~(record.success & sparing)
+        if proven is not None:
+            open_ &= ~checks.mask("proven", proven, len(task.x)).to(open_.device)
+        if replay is not None:
+            index = open_.nonzero().squeeze(1)
+            found = self._replay(task.select(index), take(record, index), replay[index])
+            record = put(record, index, found)
+            open_ &= ~record.success | (self.finds == "smallest")
         index = open_.nonzero().squeeze(1)
         if task.progress is not None and len(index) < len(open_):
             task.progress(len(open_) - len(index))
         if not len(index):
             return record
         return put(record, index, self.find(task.select(index), take(record, index)))
+
+    def _accepted(self, replay: Tensor, x: Tensor) -> Tensor:
+        wanted = self.perturbation.zero(x).shape
+        if replay.dim() != len(wanted) + 1 or (len(replay), *replay.shape[2:]) != tuple(wanted):
+            form = ", ".join(map(str, (wanted[0], "M", *wanted[1:])))
+            raise ValueError(f"replay must be ({form}); got {tuple(replay.shape)}")
+        return replay.to(x)
+
+    def _replay(self, task: Task, record: Record, replay: Tensor) -> Record:
+        """Try changes found earlier, of which only successes are kept: one forward pass each."""
+        rules = Rules(
+            task.victim, self.perturbation, Margin(), "scores", self.finds, task.budget, task.eot
+        )
+        zero = torch.zeros_like(task.ids)
+        draws = Draws(zero + task.seed, task.ids, zero, zero)
+        problem = Problem(task.x, task.eps, task.criterion, draws, zero)
+        blank = Record.blank(record.p).with_costs_of(record)
+        for p in replay.to(record.p).unbind(1):
+            rows = (~blank.success | (self.finds == "smallest")).nonzero().squeeze(1)
+            query = Query(rules, take(problem, rows), take(blank, rows))
+            query(self.perturbation.project(task.x[rows], p[rows], task.eps[rows]))
+            blank = put(blank, rows, query.record)
+        # Their losses are of another kind than those of the search.
+        found = blank._replace(loss=torch.where(blank.success, blank.loss, -torch.inf))
+        return keep_better(self.finds, record, found)
 
     def _look_clean(self, task: Task, record: Record) -> Record:
         """Find the samples that are fooled as they are.
@@ -261,6 +322,7 @@ class Attack(Adversary):
             record.backwards,
             record.steps,
             record.flags | odd,
+            record.stage,
         )
         return map_rows(lambda part: part.to(x.device), outcome)
 

@@ -16,12 +16,15 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 class Criterion(NamedTuple):
     """The true classes ``y`` (B,) int64 and, for targeted attacks, the classes to reach.
 
-    ``clean`` (B, K) are the logits of the samples as they are, for a loss that wants them.
+    ``clean`` (B, K) are the logits of the samples as they are, for a loss that wants them. ``aim``
+    (B,) are classes that an untargeted attack heads for, though any wrong one is a success; -1
+    stands for the best wrong class of the moment.
     """
 
     y: Tensor
     targets: Tensor | None = None
     clean: Tensor | None = None
+    aim: Tensor | None = None
 
     def success(self, logits: Tensor) -> Tensor:
         """Decide per row, (B,) bool: the label is beaten, or the target is reached.
@@ -33,3 +36,10 @@ class Criterion(NamedTuple):
         else:
             lead = margin(logits, self.targets)
         return (lead > 0) & (lead < torch.inf)
+
+    def aimed(self, logits: Tensor) -> "Criterion":
+        """Return what a loss is to go by: where there is an aim, it is the class to reach."""
+        if self.aim is None or self.targets is not None:
+            return self
+        others = logits.detach().scatter(1, self.y.unsqueeze(1), -torch.inf)
+        return self._replace(targets=torch.where(self.aim < 0, others.argmax(1), self.aim))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.criterion import Criterion
-from advbench.attacks.losses import Loss
+from advbench.attacks.losses import Objective
 from advbench.attacks.perturbations.perturbation import Perturbation
 from advbench.attacks.randomness import Draws
 from advbench.attacks.rows import take
@@ -67,7 +67,7 @@ class Expectation(NamedTuple):
     eot: EOT
     perturbation: Perturbation
     victim: Victim
-    loss: Loss
+    loss: Objective
 
     @property
     def own_randomness(self) -> bool:
@@ -84,7 +84,7 @@ class Expectation(NamedTuple):
     def score(
         self, x: Tensor, p: Tensor, criterion: Criterion, draws: Draws, call: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean loss (B,), logits (B, K) and success (B,) of ``p`` at one query."""
+        """Return mean loss (B, ...), logits (B, K) and success (B,) of ``p`` at one query."""
         if self.own_randomness:
             return self._repeated(self.perturbation.apply(x, p), criterion)
         samples = self.eot.samples
@@ -103,7 +103,7 @@ class Expectation(NamedTuple):
         if self.eot.view is not None:
             images = self.eot.view(images, chance)
         logits = self.victim(images)
-        loss = self.loss(logits, aim).view(-1, samples).mean(1)
+        loss = self.loss(logits, aim.aimed(logits)).unflatten(0, (-1, samples)).mean(1)
         if self.eot.crowd is not None:
             share = aim.success(logits.detach()).view(-1, samples).to(loss.dtype).mean(1)
             return loss, logits.view(len(p), samples, -1).mean(1), share > 0.5
@@ -116,7 +116,7 @@ class Expectation(NamedTuple):
         losses, all_logits, wins = [], [], []
         for _ in range(self.eot.samples):
             logits = self.victim(images)
-            losses.append(self.loss(logits, criterion))
+            losses.append(self.loss(logits, criterion.aimed(logits)))
             all_logits.append(logits)
             wins.append(criterion.success(logits.detach()))
         share = torch.stack(wins).to(losses[0].dtype).mean(0)

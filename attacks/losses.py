@@ -5,13 +5,18 @@ Each is a value: ``loss(logits (B, K), criterion) -> (B,)``. Untargeted, it grow
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from advbench.attacks.criterion import Criterion, margin
+
+Objective = Callable[[Tensor, Criterion], Tensor]
+"""What a query differentiates: logits (B, K) and criterion to (B, ...)."""
 
 
 class Loss(ABC):
@@ -74,14 +79,7 @@ class DLR(Loss):
 
     def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
         """Return the objective (B,) for ``logits`` (B, K)."""
-        if criterion.targets is None:
-            lead = -margin(logits, criterion.y)
-        else:
-            pair = (
-                logits.gather(1, criterion.targets.unsqueeze(1)),
-                logits.gather(1, criterion.y.unsqueeze(1)),
-            )
-            lead = (pair[0] - pair[1]).squeeze(1)
+        lead = _lead(logits, criterion)
         classes = logits.shape[1]
         if classes == 2:
             return lead
@@ -91,6 +89,72 @@ class DLR(Loss):
         else:
             spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
         return lead / (spread + 1e-12)
+
+
+@final
+@dataclass(frozen=True)
+class Difference(Loss):
+    """Lead of one class over the label, whatever the other classes do.
+
+    Targeted ``z_t - z_y``; untargeted the margin. What minimum-norm attacks linearise.
+    """
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K)."""
+        return _lead(logits, criterion)
+
+
+@final
+@dataclass(frozen=True)
+class ProbabilityMargin(Loss):
+    """Lead of the best wrong class over the label in probabilities, between -1 and 1.
+
+    ``p_t - p_y`` with ``p = softmax(z)`` and ``t`` the best wrong class, or the target. Its
+    gradient vanishes in 32 bits where the margin of the logits exceeds about 100.
+    Source: Xie et al., "PMA: probability margin attack", 2025, arXiv:2411.15210.
+    """
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K)."""
+        return _lead(logits.softmax(1), criterion)
+
+
+@final
+@dataclass(frozen=True)
+class TemperedMargin(Loss):
+    """The probability margin of logits that are first brought to one scale per sample.
+
+    ``ProbabilityMargin`` of ``temperature * z / s``, where ``s`` is the spread of the clean logits,
+    largest less smallest: free of shift and scale of the logits, so that it neither saturates nor
+    flattens, and its values can be compared along a search. Our own.
+    """
+
+    wants_clean: ClassVar[bool] = True
+
+    temperature: float = 10.0
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K).
+
+        Raises ValueError where there are no clean logits.
+        """
+        if criterion.clean is None:
+            raise ValueError(
+                "tempered_margin: the logits of the clean samples are missing; a change that many "
+                "images share has none. Use Margin()"
+            )
+        clean = criterion.clean
+        spread = (clean.amax(1) - clean.amin(1)).clamp_min(torch.finfo(clean.dtype).tiny)
+        return _lead((logits * (self.temperature / spread).unsqueeze(1)).softmax(1), criterion)
+
+
+def _lead(scores: Tensor, criterion: Criterion) -> Tensor:
+    """Return the score of the target, or of the best wrong class, less that of the label."""
+    if criterion.targets is None:
+        return -margin(scores, criterion.y)
+    pair = torch.stack([criterion.targets, criterion.y], 1)
+    target, label = scores.gather(1, pair).unbind(1)
+    return target - label
 
 
 @final

@@ -47,14 +47,14 @@ class MinimumEps(Attack):
     def find(self, task: Task, record: Record) -> Record:
         """Bisect between 0 and ``task.eps``."""
         low, high = torch.zeros_like(task.eps), task.eps
-        inner = task._replace(stop="success", progress=None)
+        inner = task._replace(stop="success", progress=None, finds="inside")
         for round_ in range(self.rounds):
             eps = torch.where(record.success, (low + high) / 2, task.eps / 2**round_)
             fresh = Record.blank(self.perturbation.zero(task.x)).with_costs_of(record)
             new = self.attack.find(inner._replace(eps=eps), fresh)
             size = self.perturbation.size(task.x, new.p)
             new = new._replace(size=torch.where(new.success, size, torch.inf))
-            record = keep_better(self.finds, record, new)
+            record = keep_better("smallest", record, new)
             # A success may lie a rounding above the eps it was asked at: size cannot tell.
             low = torch.where(record.success & ~new.success, eps, low)
             high = torch.minimum(high, record.size)

@@ -10,7 +10,7 @@ from torch import Tensor
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.expectation import EOT, Expectation
 from advbench.attacks.flags import Flag
-from advbench.attacks.losses import Loss
+from advbench.attacks.losses import Loss, Objective
 from advbench.attacks.perturbations.perturbation import Perturbation
 from advbench.attacks.randomness import Draws
 from advbench.attacks.rows import lift, put, take
@@ -34,7 +34,10 @@ class Problem(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The best answer so far and what it cost, per row (B, ...)."""
+    """The best answer so far and what it cost, per row (B, ...).
+
+    ``stage`` is the number, from 1, of the attack that found it, where several work together.
+    """
 
     p: Tensor
     success: Tensor
@@ -44,13 +47,14 @@ class Record(NamedTuple):
     backwards: Tensor
     steps: Tensor
     flags: Tensor
+    stage: Tensor
 
     @classmethod
     def blank(cls, p: Tensor) -> "Record":
         """Return the record of rows that nobody has asked about; ``p`` changes nothing."""
         count = torch.zeros(len(p), dtype=torch.int64, device=p.device)
         worst = torch.full_like(count, -torch.inf, dtype=p.dtype)
-        return cls(p, count.bool(), -worst, worst, count, count, count, count)
+        return cls(p, count.bool(), -worst, worst, count, count, count, count, count)
 
     def with_costs_of(self, other: "Record") -> "Record":
         """Return this answer with the costs and the flags of ``other`` added."""
@@ -78,6 +82,7 @@ def keep_better(finds: Finds, old: Record, new: Record) -> Record:
         success=old.success | new.success,
         size=torch.where(wins, new.size, old.size) if finds == "smallest" else old.size,
         loss=torch.where(wins, new.loss, old.loss),
+        stage=torch.where(wins, new.stage, old.stage),
     )
 
 
@@ -94,9 +99,21 @@ class Probe(NamedTuple):
     logits: Tensor
 
 
+class Jacobian(NamedTuple):
+    """Logits (B, K) with their gradients (B, k, ...) for k classes, and the success, per row."""
+
+    logits: Tensor
+    grads: Tensor
+    success: Tensor
+
+
 @dataclass(frozen=True)
 class Rules:
-    """What holds for every query of one search."""
+    """What holds for every query of one search.
+
+    ``finds`` is what the answer is wanted for; a rule that ``strays`` asks about changes larger
+    than eps as well, none of which is an answer.
+    """
 
     victim: Victim
     perturbation: Perturbation
@@ -105,18 +122,35 @@ class Rules:
     finds: Finds
     budget: int | None = None
     eot: EOT | None = None
+    strays: bool = False
 
-    @cached_property
-    def expectation(self) -> Expectation | None:
-        """How the mean over random draws is taken, where one is asked for."""
+    def expectation(self, objective: Objective) -> Expectation | None:
+        """How the mean of an objective over random draws is taken, where one is asked for."""
         if self.eot is None:
             return None
-        return Expectation(self.eot, self.perturbation, self.victim, self.loss)
+        return Expectation(self.eot, self.perturbation, self.victim, objective)
+
+    @cached_property
+    def expected_loss(self) -> Expectation | None:
+        """The mean of the loss over random draws, where one is asked for."""
+        return self.expectation(self.loss)
 
     @property
     def forwards(self) -> int:
         """Forward passes of one query."""
-        return 1 if self.expectation is None else self.expectation.forwards
+        return 1 if self.expected_loss is None else self.expected_loss.forwards
+
+
+_NO_GRADIENT = (
+    "no gradient reaches the input: the model detaches it or leaves torch. Use an attack that "
+    "needs none (random_noise, random_search, grid), or give the broken part a differentiable "
+    "stand-in (BPDA)."
+)
+
+
+def _logits(logits: Tensor, criterion: Criterion) -> Tensor:
+    """Take the logits themselves for the objective."""
+    return logits
 
 
 class AccessError(Exception):
@@ -137,10 +171,12 @@ class Query:
         self._calls = 0
         self.record = record
 
-    def __call__(self, p: Tensor, *, grad: bool = False) -> Probe:
+    def __call__(self, p: Tensor, *, grad: bool = False, aim: Tensor | None = None) -> Probe:
         """Ask about the parameters ``p`` (B, ...); one forward pass per row, more under EOT.
 
-        A row whose budget is spent is not run: it gets its best loss so far, no success and no
+        The loss heads for the classes ``aim`` (B,), -1 for the best wrong one, where they are given
+        and the attack has no targets; whatever it heads for, any wrong class is then a success. A
+        row whose budget is spent is not run: it gets its best loss so far, no success and no
         gradient, and leaves the search at the end of the step.
 
         Raises:
@@ -148,33 +184,23 @@ class Query:
             ValueError: no gradient reaches the input.
 
         """
-        rules = self._rules
-        if grad and rules.access != "gradient":
-            raise AccessError(
-                f"a gradient was asked for, but the declared access is {rules.access!r}"
-            )
-        self._calls += 1
-        if rules.budget is not None:
-            alive = self.record.forwards + rules.forwards <= rules.budget
-            if not alive.all():
-                return self._run_some(p, grad, alive)
-        return self._run(p, grad)
-
-    def _run_some(self, p: Tensor, grad: bool, alive: Tensor) -> Probe:
-        spent = torch.where(alive, 0, int(Flag.OUT_OF_BUDGET))
-        self.record = self.record._replace(flags=self.record.flags | spent)
-        classes = self._rules.victim.classes or 2
+        self._begin(grad)
+        if aim is not None:
+            criterion = self._problem.criterion._replace(aim=aim)
+            self._problem = self._problem._replace(criterion=criterion)
+        alive = self._alive()
+        if alive is None:
+            return self._run(p, grad)
         probe = Probe(
             self.record.loss.clone(),
             torch.zeros_like(p) if grad else p.new_empty(0),
             torch.zeros_like(alive),
-            self.record.loss.new_zeros(len(alive), classes),
+            self.record.loss.new_zeros(len(alive), self._rules.victim.classes or 2),
         )
         index = alive.nonzero().squeeze(1)
         if not len(index):
             return probe
-        part = Query(self._rules, take(self._problem, index), take(self.record, index))
-        part._calls = self._calls - 1
+        part = self._part(index)
         answer = part(p[index], grad=grad)
         self.record = put(self.record, index, part.record)
         return Probe(
@@ -183,6 +209,76 @@ class Query:
             probe.success.index_put((index,), answer.success),
             probe.logits.index_put((index,), answer.logits),
         )
+
+    def jacobian(self, p: Tensor, classes: Tensor | None = None) -> Jacobian:
+        """Ask about ``p`` (B, ...) and differentiate several logits: one forward, k backwards.
+
+        ``classes`` (B, k) names the logits to differentiate, all K of them by default. Under EOT
+        they are means over the draws. A row whose budget is spent gets zeros and no success.
+
+        Raises AccessError and ValueError as a query does.
+        """
+        self._begin(grad=True)
+        alive = self._alive()
+        if alive is None:
+            return self._run_jacobian(p, classes)
+        count = self._rules.victim.classes or 2
+        wide = count if classes is None else classes.shape[1]
+        found = Jacobian(
+            p.new_zeros(len(p), count),
+            p.new_zeros(len(p), wide, *p.shape[1:]),
+            torch.zeros_like(alive),
+        )
+        index = alive.nonzero().squeeze(1)
+        if not len(index):
+            return found
+        part = self._part(index)
+        answer = part.jacobian(p[index], None if classes is None else classes[index])
+        self.record = put(self.record, index, part.record)
+        return put(found, index, answer)
+
+    def _begin(self, grad: bool) -> None:
+        if grad and self._rules.access != "gradient":
+            raise AccessError(
+                f"a gradient was asked for, but the declared access is {self._rules.access!r}"
+            )
+        self._calls += 1
+
+    def _alive(self) -> Tensor | None:
+        """The rows that can pay for a query, the others flagged; None where all can."""
+        if self._rules.budget is None:
+            return None
+        alive = self.record.forwards + self._rules.forwards <= self._rules.budget
+        if alive.all():
+            return None
+        spent = torch.where(alive, 0, int(Flag.OUT_OF_BUDGET))
+        self.record = self.record._replace(flags=self.record.flags | spent)
+        return alive
+
+    def _part(self, index: Tensor) -> "Query":
+        part = Query(self._rules, take(self._problem, index), take(self.record, index))
+        part._calls = self._calls - 1
+        return part
+
+    def _run_jacobian(self, p: Tensor, classes: Tensor | None) -> Jacobian:
+        rules = self._rules
+        with torch.enable_grad():
+            p = p.detach().requires_grad_()
+            logits, _, success = self._score_by(_logits, rules.expectation(_logits), p)
+            if not logits.requires_grad:
+                raise ValueError(_NO_GRADIENT)
+            wanted = logits if classes is None else logits.gather(1, classes)
+            # The last gradient may free the graph.
+            grads = [
+                self._differentiate(column, p, keep=place + 1 < wanted.shape[1])
+                for place, column in enumerate(wanted.unbind(1))
+            ]
+        logits, p = logits.detach().to(p.dtype), p.detach()
+        criterion = self._problem.criterion
+        loss = rules.loss(logits, criterion.aimed(logits))
+        gradient, flags = self._inspect(torch.stack(grads, 1), loss)
+        self._remember(p, loss, success, flags, backwards=self._draws * len(grads))
+        return Jacobian(logits, gradient, success)
 
     def _run(self, p: Tensor, grad: bool) -> Probe:
         rules = self._rules
@@ -213,27 +309,27 @@ class Query:
         return 1 if self._rules.eot is None else self._rules.eot.samples
 
     def _score(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._score_by(self._rules.loss, self._rules.expected_loss, p)
+
+    def _score_by(
+        self, objective: Objective, expected: Expectation | None, p: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rules, problem = self._rules, self._problem
         x, criterion = problem.x, problem.criterion
-        if rules.expectation is not None:
-            loss, logits, success = rules.expectation.score(
-                x, p, criterion, problem.draws, self._calls
-            )
-        else:
-            logits = rules.victim(rules.perturbation.apply(x, p))
-            loss, success = rules.loss(logits, criterion), criterion.success(logits.detach())
-        return loss, logits, success
+        if expected is not None:
+            return expected.score(x, p, criterion, problem.draws, self._calls)
+        logits = rules.victim(rules.perturbation.apply(x, p))
+        loss = objective(logits, criterion.aimed(logits))
+        return loss, logits, criterion.success(logits.detach())
 
-    def _differentiate(self, loss: Tensor, p: Tensor) -> Tensor:
+    def _differentiate(self, loss: Tensor, p: Tensor, keep: bool = False) -> Tensor:
         gradient = None
         if loss.requires_grad:
-            (gradient,) = torch.autograd.grad(loss.sum(), p, allow_unused=True)
-        if gradient is None:
-            raise ValueError(
-                "no gradient reaches the input: the model detaches it or leaves torch. Use an "
-                "attack that needs none (random_noise, random_search, grid), or give the broken "
-                "part a differentiable stand-in (BPDA)."
+            (gradient,) = torch.autograd.grad(
+                loss.sum(), p, allow_unused=True, retain_graph=keep or None
             )
+        if gradient is None:
+            raise ValueError(_NO_GRADIENT)
         return gradient
 
     def _inspect(self, gradient: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,10 +344,13 @@ class Query:
     def _remember(
         self, p: Tensor, loss: Tensor, success: Tensor, flags: Tensor, backwards: int
     ) -> None:
-        rules, old = self._rules, self.record
+        rules, old, problem = self._rules, self.record, self._problem
         size = old.size
-        if rules.finds == "smallest":
-            size = rules.perturbation.size(self._problem.x, p)
+        if rules.finds == "smallest" or rules.strays:
+            size = rules.perturbation.size(problem.x, p)
+        if rules.strays:
+            legal = size <= rules.perturbation.limit(problem.eps)
+            success, loss = success & legal, torch.where(legal, loss, -torch.inf)
         new = Record(
             p=p,
             success=success,
@@ -261,5 +360,6 @@ class Query:
             backwards=old.backwards + backwards,
             steps=old.steps,
             flags=old.flags | flags,
+            stage=old.stage,
         )
         self.record = keep_better(rules.finds, old, new)

@@ -39,6 +39,8 @@ class Rule(Attack, Generic[S]):
     """The most queries of one step."""
     ascending: ClassVar[bool] = False
     """Whether its queries go from small changes to large, so that the first success is smallest."""
+    stops_itself: ClassVar[bool] = False
+    """Whether its state has ``done`` (B,) bool: rows that have asked all they want to."""
 
     @property
     @abstractmethod
@@ -55,12 +57,25 @@ class Rule(Attack, Generic[S]):
     def restarts(self) -> int:
         """The independent runs, of which the best answer is kept."""
 
+    @property
+    def target_classes(self) -> int:
+        """How many of the likeliest wrong classes are headed for one after the other; 0 for none.
+
+        An attack that has targets of its own heads for those.
+        """
+        return 0
+
     @final
     @property
     def queries(self) -> int:
         """The most queries that the search spends on a sample: forward passes, without EOT."""
         run = self.steps * self.queries_per_step + self.scores_last
-        return self.restarts * run + self.loss.wants_clean
+        return self.restarts * run * max(self.target_classes, 1) + self._wants_clean
+
+    @final
+    @property
+    def _wants_clean(self) -> bool:
+        return self.loss.wants_clean or self.target_classes > 0
 
     @abstractmethod
     def init(self, problem: Problem) -> S:
@@ -73,9 +88,38 @@ class Rule(Attack, Generic[S]):
     @final
     def find(self, task: Task, record: Record) -> Record:
         """Run the rule on all samples of ``task``, going on from ``record``."""
-        if self.loss.wants_clean:
-            task = task._replace(criterion=task.criterion._replace(clean=_clean_logits(task)))
+        if self._wants_clean and task.criterion.clean is None:
+            task = task._replace(criterion=task.criterion._replace(clean=clean_logits(task)))
             record = record._replace(forwards=record.forwards + 1)
+        if self.target_classes == 0 or task.criterion.targets is not None:
+            return self._run(task, record)
+        return self._head_for_each(task, record)
+
+    def _head_for_each(self, task: Task, record: Record) -> Record:
+        """Head for the likeliest wrong classes in turn; where a success is enough, only until it.
+
+        Source: Gowal, Uesato, Qin, Huang, Mann, Kohli, "An alternative surrogate loss for PGD-based
+        adversarial testing", 2019, arXiv:1910.09338.
+        """
+        criterion = task.criterion
+        assert criterion.clean is not None
+        others = criterion.clean.scatter(1, criterion.y.unsqueeze(1), -torch.inf)
+        order = others.argsort(dim=1, descending=True, stable=True)
+        enough = task.stop == "success" and task.finds == "inside"
+        for place in range(min(self.target_classes, order.shape[1] - 1)):
+            rows = ~record.success if enough else torch.ones_like(record.success)
+            index = rows.nonzero().squeeze(1)
+            if not len(index):
+                break
+            part = task._replace(criterion=criterion._replace(aim=order[:, place]), progress=None)
+            found = self._run(part.select(index).apart(place), take(record, index))
+            record = put(record, index, found)
+        if task.progress is not None:
+            task.progress(len(task.x))
+        return record
+
+    def _run(self, task: Task, record: Record) -> Record:
+        """Do the runs, all with the same aim."""
         count = len(task.x)
         places = count * self.restarts if task.batch_size is None else task.batch_size
         streams = torch.arange(self.restarts, device=task.x.device).repeat_interleave(count)
@@ -88,13 +132,13 @@ class Rule(Attack, Generic[S]):
         answers = _Loop(self, many, blank, streams, 1).run()
         for run in range(self.restarts):
             new = take(answers, torch.arange(count, device=rows.device) + run * count)
-            record = keep_better(self.finds, record, new.with_costs_of(record))
+            record = keep_better(task.finds, record, new.with_costs_of(record))
         if task.progress is not None:
             task.progress(count)
         return record
 
 
-def _clean_logits(task: Task) -> Tensor:
+def clean_logits(task: Task) -> Tensor:
     """Return the logits (N, K) of the samples as they are."""
     with torch.no_grad():
         batches = task.x.split(task.batch_size or len(task.x))
@@ -122,11 +166,12 @@ class _Loop:
             rule.perturbation,
             rule.loss,
             rule.access,
-            rule.finds,
+            task.finds,
             task.budget,
             task.eot,
+            strays=rule.finds == "smallest",
         )
-        self.early = task.stop == "success" and (rule.finds == "inside" or rule.ascending)
+        self.early = task.stop == "success" and (task.finds == "inside" or rule.ascending)
         self.boarded = 0
 
     def run(self) -> Record:
@@ -139,7 +184,7 @@ class _Loop:
 
     def quiet_steps(self, flight: _Flight) -> int:
         """Count the steps before a row can leave: no need to look, no wait for the device."""
-        if self.early or self.rules.budget is not None:
+        if self.early or self.rules.budget is not None or self.rule.stops_itself:
             return 1
         return self.rule.steps - int(flight.problem.t.max())
 
@@ -154,13 +199,10 @@ class _Loop:
         self.boarded = stop
         task = self.task.select(sample)
         zero = torch.zeros_like(sample)
-        problem = Problem(
-            task.x,
-            task.eps,
-            task.criterion,
-            Draws(zero + task.seed, task.ids, self.streams[sample], zero),
-            zero,
-        )
+        draws = Draws(zero + task.seed, task.ids, self.streams[sample], zero)
+        if task.purpose:
+            draws = draws.fork(task.purpose)
+        problem = Problem(task.x, task.eps, task.criterion, draws, zero)
         record = take(self.answers, sample)
         new = _Flight(sample, zero, problem, record, self.rule.init(problem))
         return new if flight is None else join(flight, new)
@@ -177,8 +219,13 @@ class _Loop:
     def land(self, flight: _Flight) -> _Flight | None:
         """Write down the rows that are done, restart those that may, and refill."""
         over = flight.problem.t >= self.rule.steps
+        asked: Tensor = flight.state.done if self.rule.stops_itself else torch.zeros_like(over)
         if self.rule.scores_last:
-            flight = self.score_last(flight, over & ~flight.record.success if self.early else over)
+            open_ = over & ~asked
+            if self.early:
+                open_ &= ~flight.record.success
+            flight = self.score_last(flight, open_)
+        over = over | asked
         done = over & (flight.restart + 1 >= self.restarts)
         if self.early:
             done = done | flight.record.success

@@ -26,7 +26,9 @@ def _outcome(x_adv, p, success=None):
     n = len(x_adv)
     count = torch.ones(n, dtype=torch.int64)
     claimed = torch.ones(n, dtype=torch.bool) if success is None else success
-    return Outcome(x_adv, p, claimed, torch.zeros(n), torch.zeros(n), count, count, count, count)
+    return Outcome(
+        x_adv, p, claimed, torch.zeros(n), torch.zeros(n), count, count, count, count, count
+    )
 
 
 def _judge(x_adv=None, p=_PUSH, eps=0.1, perturbation=None, success=None):

@@ -263,7 +263,7 @@ def record(success: bool, loss: float, size: float) -> Record:
     count = torch.ones(1, dtype=torch.int64)
     p = torch.full((1, 1), loss)
     return Record(
-        p, torch.tensor([success]), torch.tensor([size]), torch.tensor([loss]), *([count] * 4)
+        p, torch.tensor([success]), torch.tensor([size]), torch.tensor([loss]), *([count] * 5)
     )
 
 
