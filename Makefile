@@ -1,4 +1,4 @@
-.PHONY: check test golden bench zoo FORCE
+.PHONY: check test golden docs bench zoo FORCE
 
 check:
 	ruff check .
@@ -12,8 +12,13 @@ test:
 golden:
 	python -m tests.golden
 
+# Writes the tables of docs/attacks.md again.
+docs:
+	python -m advbench.attack_facts
+
 bench:
 	python -m advbench.benchmarks.peers
+	python -m advbench.benchmarks.minimal
 	python -m advbench.benchmarks.stickers
 	python -m advbench.benchmarks.renderer
 

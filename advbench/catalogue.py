@@ -49,6 +49,10 @@ def page(kind: str, name: str) -> str:
         "",
     ]
     facts = {fact: getattr(cls, fact) for fact in _FACTS if fact in dir(cls)}
+    if kind == "attacks":
+        from advbench.attack_facts import told
+
+        facts |= told(name)
     lines += [f"{fact}: {value}" for fact, value in facts.items() if value not in ("", False)]
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     lines += ["", "fields:"] if fields else []
@@ -70,6 +74,8 @@ def _toml(value: Any) -> str:
             return f"{{{', '.join(inner)}}}"
         name = json.dumps(value["name"])
         return f"{{{', '.join([f'name = {name}', *inner])}}}" if inner else name
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value)
 
 

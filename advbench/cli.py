@@ -103,7 +103,9 @@ def run(
     from advbench.bench.store import FolderError, opened
     from advbench.files import WriteError
     from advbench.report.poses import write_poses
+    from advbench.report.queries import write_queries
     from advbench.report.stickers import write_stickers
+    from advbench.report.transfer import write_transfer
 
     where = device or settings.run.device
     problem = _device_problem(where)
@@ -141,6 +143,8 @@ def run(
         with opened(target) as store:
             stickers = write_stickers(cells, store)
             poses = write_poses(cells, store)
+            transfer = write_transfer(cells, store)
+            queries = write_queries(cells, store)
     except (FolderError, WriteError) as error:
         say(str(error))
         return Exit.INCOMPLETE
@@ -148,6 +152,10 @@ def run(
         say(f"stickers to print, curves and maps in {stickers}")
     if poses is not None:
         say(f"tables and pictures of poses in {poses}")
+    if transfer is not None:
+        say(f"what moves from model to model in {transfer}")
+    if queries is not None:
+        say(f"success against queries in {queries}")
     return Exit.OK if all(row["status"] == "ok" for row in table) else Exit.INCOMPLETE
 
 
@@ -263,23 +271,27 @@ def study(
 @cli.command("list")
 @click.argument("kind", metavar="KIND", type=_KINDS)
 @_JSON
-def list_(kind: str, as_json: bool) -> None:
-    """List what a configuration can name: attacks, perturbations, models, datasets and so on."""
-    entries = []
-    for name in registry.names(kind):
-        try:
-            plugin = registry.describe(kind, name)
-        except ValueError as error:
-            say(f"warning: {error}")
-            continue
-        entries.append({**dataclasses.asdict(plugin), "summary": catalogue.first_line(plugin)})
+def list_(kind: str, as_json: bool) -> int:
+    """List what a configuration can name: attacks, perturbations, models, datasets and so on.
+
+    Of an attack: the norms that it takes ("+sets": and other perturbation sets), what it asks of
+    the model, what it looks for, its most passes on a sample of ten classes, and its paper.
+    """
+    plugins = _plugins(kind)
+    if kind == "attacks":
+        return _list_attacks(plugins, as_json)
+    entries: list[dict[str, Any]] = [
+        {**dataclasses.asdict(plugin), "summary": catalogue.first_line(plugin)}
+        for plugin in plugins
+    ]
     if kind == "models":
         entries.extend(_zoo())
     if as_json:
-        out(json.dumps({"schema_version": 1, kind: entries}, indent=1, allow_nan=False) + "\n")
-        return
+        _json(kind, entries)
+        return Exit.OK
     width = max((len(entry["name"]) for entry in entries), default=0)
     out("".join(f"{entry['name'].ljust(width)}  {entry['summary']}\n" for entry in entries))
+    return Exit.OK
 
 
 @cli.command()
@@ -303,6 +315,39 @@ def show(name: str) -> int:
         say(str(error))
         return Exit.USAGE
     return Exit.OK
+
+
+def _plugins(kind: str) -> list[registry.Plugin]:
+    """Every plugin of a kind; a name claimed twice is said and left out."""
+    found = []
+    for name in registry.names(kind):
+        try:
+            found.append(registry.describe(kind, name))
+        except ValueError as error:
+            say(f"warning: {error}")
+    return found
+
+
+def _list_attacks(plugins: Sequence[registry.Plugin], as_json: bool) -> Exit:
+    """List the attacks with what their classes tell; one that cannot be imported is an error."""
+    from advbench.attack_facts import AttackFacts, facts, table
+
+    found: list[tuple[registry.Plugin, AttackFacts]] = []
+    for plugin in plugins:
+        try:
+            found.append((plugin, facts(plugin.name)))
+        except ImportError as error:
+            say(str(error))
+    if as_json:
+        told = [{**dataclasses.asdict(plugin), **dataclasses.asdict(one)} for plugin, one in found]
+        _json("attacks", told)
+    else:
+        out(table([one for _, one in found]))
+    return Exit.OK if len(found) == len(plugins) else Exit.USAGE
+
+
+def _json(kind: str, entries: list[dict[str, Any]]) -> None:
+    out(json.dumps({"schema_version": 1, kind: entries}, indent=1, allow_nan=False) + "\n")
 
 
 def _zoo() -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The configuration of a benchmark run: strict TOML in, frozen dataclasses out.
 
-    [run]       seed, device, batch_size, draws
+    [run]       seed, device, batch_size, draws, speed
     [data]      name, split, samples, root
     [[model]]   name, label, sha256, defenses, mean, std, for a file without a card architecture,
                 shape, classes
@@ -119,12 +119,15 @@ class RunSection:
 
     Fields:
         draws: how often a model that answers at random is asked about each example it is judged on.
+        speed: shortcuts that searches take, each for its price: fold, channels_last, compile,
+            bf16. Every success is confirmed by the model itself.
     """
 
     seed: Annotated[tuple[int, ...], Seeds()] = (0,)
     device: str = "cpu"
     batch_size: int = 128
     draws: int = 20
+    speed: tuple[Literal["fold", "channels_last", "compile", "bf16"], ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

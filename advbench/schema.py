@@ -26,16 +26,18 @@ INVALID: Final = object()
 """What a reading returns after it has noted a problem."""
 
 _BASES = {
-    "Attack": "attacks",
-    "Perturbation": "perturbations",
-    "Rotation": "rotations",
-    "Mask": "masks",
-    "Penalty": "penalties",
-    "Loss": "losses",
-    "Defense": "defenses",
-    "Architecture": "models",
-    "Dataset": "datasets",
+    "advbench.attacks.attack:Attack": "attacks",
+    "advbench.attacks.perturbations.perturbation:Perturbation": "perturbations",
+    "advbench.attacks.perturbations.pose:Rotation": "rotations",
+    "advbench.attacks.perturbations.masks:Mask": "masks",
+    "advbench.attacks.perturbations.penalties:Penalty": "penalties",
+    "advbench.attacks.losses:Loss": "losses",
+    "advbench.attacks.transfer.view:View": "views",
+    "advbench.defenses.defense:Defense": "defenses",
+    "advbench.models.architecture:Architecture": "models",
+    "advbench.data.dataset:Dataset": "datasets",
 }
+"""The base class of each kind of plugin (module:Class), which an annotation names."""
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
 _FRACTION = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
@@ -256,9 +258,9 @@ def number(given: object) -> float | None:
 
 def plugin_kind(hint: Any) -> str | None:
     """Return the registry kind whose base class an annotation is, if it is one."""
-    if isinstance(hint, type) and hint.__module__.startswith("advbench."):
-        return _BASES.get(hint.__name__)
-    return None
+    if not isinstance(hint, type):
+        return None
+    return _BASES.get(f"{hint.__module__}:{hint.__qualname__}")
 
 
 def plain(value: Any) -> Any:

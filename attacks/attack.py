@@ -164,6 +164,7 @@ class Attack(Adversary):
         batch_size: int | None = None,
         budget: int | None = None,
         eot: EOT | None = None,
+        stand_in: Model | None = None,
         progress: Progress | None = None,
     ) -> Outcome:
         """Attack ``model`` and return what was found, per sample.
@@ -192,6 +193,9 @@ class Attack(Adversary):
             batch_size: most samples in flight at once; all of them by default.
             budget: most forward passes per sample.
             eot: mean loss over random draws at each query.
+            stand_in: a faster model that the search asks instead, such as ``accelerated`` returns;
+                nothing is a success before ``model`` has confirmed it, for one forward pass more.
+                Not together with ``eot``.
             progress: called with the number of samples newly finished.
 
         Returns:
@@ -213,14 +217,19 @@ class Attack(Adversary):
             raise ValueError(
                 'replay: stop="never" wants the strongest answer of this search; use stop="success"'
             )
-        with frozen(model, seed):
+        if stand_in is not None and eot is not None:
+            raise ValueError("stand_in: not together with eot, whose successes are majorities")
+        with frozen(model, seed), frozen(model if stand_in is None else stand_in, seed):
             device = device_of(model, x)
             working = torch.float64 if x.dtype == torch.float64 else torch.float32
             aims = None if targets is None else targets.to(device, torch.int64)
             criterion = Criterion(y.to(device, torch.int64), aims)
             numbers = torch.arange(len(x)) if ids is None else ids
+            victim = Victim(model, x, criterion)
+            if stand_in is not None:
+                victim = Victim(stand_in, x, criterion, exact=victim)
             task = Task(
-                Victim(model, x, criterion),
+                victim,
                 checks.inside_box(x, self.perturbation).to(device, working),
                 radius.to(device, working),
                 criterion,
@@ -298,7 +307,8 @@ class Attack(Adversary):
             return record
         with torch.no_grad():
             batches = task.x.split(task.batch_size or len(task.x))
-            logits = torch.cat([task.victim(images) for images in batches])
+            victim = task.victim.exact or task.victim
+            logits = torch.cat([victim(images) for images in batches])
         wrong = (logits.argmax(1) != task.criterion.y) & logits.isfinite().all(1)
         fooled = wrong if task.criterion.targets is None else task.criterion.success(logits)
         return record._replace(success=fooled, forwards=record.forwards + 1)

@@ -22,6 +22,8 @@ _COUNTS = (
     "strata",
     "refinements",
     "population",
+    "searches",
+    "steps_per_search",
 )
 _POSITIVE = ("step_size", "difference", "spread")
 _NON_NEGATIVE = ("decay",)

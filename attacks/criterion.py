@@ -13,6 +13,15 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels).squeeze(1) - others
 
 
+def likeliest(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the label and the ``count - 1`` other classes of largest logit, in order, (B, count).
+
+    All of them where there are not as many.
+    """
+    first = logits.scatter(1, labels.unsqueeze(1), torch.inf)
+    return first.topk(min(count, logits.shape[1]), dim=1).indices
+
+
 class Criterion(NamedTuple):
     """The true classes ``y`` (B,) int64 and, for targeted attacks, the classes to reach.
 

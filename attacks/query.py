@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from advbench.attacks.criterion import Criterion
+from advbench.attacks.criterion import Criterion, likeliest
 from advbench.attacks.expectation import EOT, Expectation
 from advbench.attacks.flags import Flag
 from advbench.attacks.losses import Loss, Objective
@@ -137,7 +137,7 @@ class Rules:
 
     @property
     def forwards(self) -> int:
-        """Forward passes of one query."""
+        """Forward passes of one query, without those that confirm a success."""
         return 1 if self.expected_loss is None else self.expected_loss.forwards
 
 
@@ -171,13 +171,21 @@ class Query:
         self._calls = 0
         self.record = record
 
-    def __call__(self, p: Tensor, *, grad: bool = False, aim: Tensor | None = None) -> Probe:
+    def __call__(
+        self,
+        p: Tensor,
+        *,
+        grad: bool = False,
+        aim: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Probe:
         """Ask about the parameters ``p`` (B, ...); one forward pass per row, more under EOT.
 
         The loss heads for the classes ``aim`` (B,), -1 for the best wrong one, where they are given
-        and the attack has no targets; whatever it heads for, any wrong class is then a success. A
-        row whose budget is spent is not run: it gets its best loss so far, no success and no
-        gradient, and leaves the search at the end of the step.
+        and the attack has no targets; whatever it heads for, any wrong class is then a success.
+        Only ``rows`` (B,) bool ask, all by default. One that does not, or whose budget is spent, is
+        not run: it gets its best loss so far, no success, and zeros for gradient and logits. If its
+        budget is spent it leaves the search at the end of the step.
 
         Raises:
             AccessError: a gradient was asked for beyond the declared access.
@@ -188,7 +196,7 @@ class Query:
         if aim is not None:
             criterion = self._problem.criterion._replace(aim=aim)
             self._problem = self._problem._replace(criterion=criterion)
-        alive = self._alive()
+        alive = self._alive(rows)
         if alive is None:
             return self._run(p, grad)
         probe = Probe(
@@ -210,20 +218,26 @@ class Query:
             probe.logits.index_put((index,), answer.logits),
         )
 
-    def jacobian(self, p: Tensor, classes: Tensor | None = None) -> Jacobian:
+    def jacobian(
+        self, p: Tensor, classes: Tensor | int | None = None, *, rows: Tensor | None = None
+    ) -> Jacobian:
         """Ask about ``p`` (B, ...) and differentiate several logits: one forward, k backwards.
 
-        ``classes`` (B, k) names the logits to differentiate, all K of them by default. Under EOT
-        they are means over the draws. A row whose budget is spent gets zeros and no success.
+        ``classes`` (B, k) names the logits to differentiate, all K of them by default; a number
+        stands for the label and the likeliest others there (see ``likeliest``). Under EOT logits
+        are means over the draws. A row that does not ask, or whose budget is spent, gets zeros.
 
         Raises AccessError and ValueError as a query does.
         """
         self._begin(grad=True)
-        alive = self._alive()
+        alive = self._alive(rows)
         if alive is None:
             return self._run_jacobian(p, classes)
         count = self._rules.victim.classes or 2
-        wide = count if classes is None else classes.shape[1]
+        if isinstance(classes, int):
+            wide = min(classes, count)
+        else:
+            wide = count if classes is None else classes.shape[1]
         found = Jacobian(
             p.new_zeros(len(p), count),
             p.new_zeros(len(p), wide, *p.shape[1:]),
@@ -233,7 +247,7 @@ class Query:
         if not len(index):
             return found
         part = self._part(index)
-        answer = part.jacobian(p[index], None if classes is None else classes[index])
+        answer = part.jacobian(p[index], classes[index] if isinstance(classes, Tensor) else classes)
         self.record = put(self.record, index, part.record)
         return put(found, index, answer)
 
@@ -244,14 +258,18 @@ class Query:
             )
         self._calls += 1
 
-    def _alive(self) -> Tensor | None:
-        """The rows that can pay for a query, the others flagged; None where all can."""
-        if self._rules.budget is None:
+    def _alive(self, rows: Tensor | None) -> Tensor | None:
+        """The rows that ask and can pay for it, those that cannot flagged; None where all do."""
+        if self._rules.budget is None and rows is None:
             return None
-        alive = self.record.forwards + self._rules.forwards <= self._rules.budget
+        ask = torch.ones_like(self.record.success) if rows is None else rows
+        alive = ask
+        if self._rules.budget is not None:
+            price = self._rules.forwards + (self._rules.victim.exact is not None)
+            alive = ask & (self.record.forwards + price <= self._rules.budget)
         if alive.all():
             return None
-        spent = torch.where(alive, 0, int(Flag.OUT_OF_BUDGET))
+        spent = torch.where(ask & ~alive, int(Flag.OUT_OF_BUDGET), 0)
         self.record = self.record._replace(flags=self.record.flags | spent)
         return alive
 
@@ -260,13 +278,15 @@ class Query:
         part._calls = self._calls - 1
         return part
 
-    def _run_jacobian(self, p: Tensor, classes: Tensor | None) -> Jacobian:
+    def _run_jacobian(self, p: Tensor, classes: Tensor | int | None) -> Jacobian:
         rules = self._rules
         with torch.enable_grad():
             p = p.detach().requires_grad_()
             logits, _, success = self._score_by(_logits, rules.expectation(_logits), p)
             if not logits.requires_grad:
                 raise ValueError(_NO_GRADIENT)
+            if isinstance(classes, int):
+                classes = likeliest(logits.detach(), self._problem.criterion.y, classes)
             wanted = logits if classes is None else logits.gather(1, classes)
             # The last gradient may free the graph.
             grads = [
@@ -306,7 +326,7 @@ class Query:
 
     @property
     def _draws(self) -> int:
-        return 1 if self._rules.eot is None else self._rules.eot.samples
+        return 1 if self._rules.eot is None else self._rules.eot.looks
 
     def _score(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._score_by(self._rules.loss, self._rules.expected_loss, p)
@@ -320,7 +340,20 @@ class Query:
             return expected.score(x, p, criterion, problem.draws, self._calls)
         logits = rules.victim(rules.perturbation.apply(x, p))
         loss = objective(logits, criterion.aimed(logits))
-        return loss, logits, criterion.success(logits.detach())
+        return loss, logits, self._confirmed(p, criterion.success(logits.detach()))
+
+    @torch.no_grad()
+    def _confirmed(self, p: Tensor, success: Tensor) -> Tensor:
+        """Where the victim stands in for another model, ask that one about each success."""
+        exact = self._rules.victim.exact
+        index = success.nonzero().squeeze(1)
+        if exact is None or not len(index):
+            return success
+        problem = take(self._problem, index)
+        logits = exact(self._rules.perturbation.apply(problem.x, p.detach()[index]))
+        forwards = self.record.forwards.index_add(0, index, torch.ones_like(index))
+        self.record = self.record._replace(forwards=forwards)
+        return success.index_put((index,), problem.criterion.success(logits))
 
     def _differentiate(self, loss: Tensor, p: Tensor, keep: bool = False) -> Tensor:
         gradient = None

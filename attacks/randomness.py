@@ -54,6 +54,11 @@ class Draws(NamedTuple):
         mixed = ((self.stream ^ _SCRAMBLE) * _KEY_STEPS[0] + purpose) & _WORD
         return self._replace(stream=(mixed ^ (mixed >> 15)) * _MULTIPLIERS[1] & _WORD)
 
+    def reseed(self, purpose: int) -> "Draws":
+        """Return an independent source, another for each ``purpose``, whose streams count alike."""
+        mixed = ((self.seed ^ _SCRAMBLE) * _KEY_STEPS[0] + purpose) & _WORD
+        return self._replace(seed=(mixed ^ (mixed >> 15)) * _MULTIPLIERS[1] & _WORD)
+
     def bits(self, shape: tuple[int, ...]) -> Tensor:
         """Draw uniform 32-bit words as int64, shape (B, *shape)."""
         count = torch.Size(shape).numel()

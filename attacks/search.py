@@ -41,6 +41,11 @@ class Rule(Attack, Generic[S]):
     """Whether its queries go from small changes to large, so that the first success is smallest."""
     stops_itself: ClassVar[bool] = False
     """Whether its state has ``done`` (B,) bool: rows that have asked all they want to."""
+    strays: ClassVar[bool] = False
+    """Whether it may ask about more than eps, though no answer lies there.
+
+    One that looks for the smallest change always may.
+    """
 
     @property
     @abstractmethod
@@ -89,6 +94,18 @@ class Rule(Attack, Generic[S]):
     def find(self, task: Task, record: Record) -> Record:
         """Run the rule on all samples of ``task``, going on from ``record``."""
         if self._wants_clean and task.criterion.clean is None:
+            index = torch.arange(len(task.x), device=task.x.device)
+            if task.budget is not None:
+                able = record.forwards < task.budget
+                spent = torch.where(able, 0, int(Flag.OUT_OF_BUDGET))
+                record = record._replace(flags=record.flags | spent)
+                index = able.nonzero().squeeze(1)
+            if len(index) < len(task.x):
+                if task.progress is not None:
+                    task.progress(len(task.x) - len(index))
+                if not len(index):
+                    return record
+                return put(record, index, self.find(task.select(index), take(record, index)))
             task = task._replace(criterion=task.criterion._replace(clean=clean_logits(task)))
             record = record._replace(forwards=record.forwards + 1)
         if self.target_classes == 0 or task.criterion.targets is not None:
@@ -169,7 +186,7 @@ class _Loop:
             task.finds,
             task.budget,
             task.eot,
-            strays=rule.finds == "smallest",
+            strays=rule.strays or rule.finds == "smallest",
         )
         self.early = task.stop == "success" and (task.finds == "inside" or rule.ascending)
         self.boarded = 0
@@ -201,7 +218,7 @@ class _Loop:
         zero = torch.zeros_like(sample)
         draws = Draws(zero + task.seed, task.ids, self.streams[sample], zero)
         if task.purpose:
-            draws = draws.fork(task.purpose)
+            draws = draws.reseed(task.purpose)
         problem = Problem(task.x, task.eps, task.criterion, draws, zero)
         record = take(self.answers, sample)
         new = _Flight(sample, zero, problem, record, self.rule.init(problem))

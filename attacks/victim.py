@@ -77,10 +77,18 @@ class Victim:
 
     Images go to the model in its own precision and on its own device, scenes to the renderer in
     theirs; logits come back in at least 32 bits. The first answer is inspected: its form, and
-    whether the model has a class for every label and target of ``criterion``.
+    whether the model has a class for every label and target of ``criterion``. Where it stands in
+    for another model, ``exact`` is that one, and only what fools that one is a success.
     """
 
-    def __init__(self, model: Model, x: Tensor, criterion: Criterion | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        criterion: Criterion | None = None,
+        exact: "Victim | None" = None,
+    ) -> None:
+        self.exact = exact
         self._model = model.model if isinstance(model, SceneModel) else model
         self._renderer = model.renderer if isinstance(model, SceneModel) else None
         self._criterion = criterion

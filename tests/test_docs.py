@@ -30,10 +30,12 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "results/README.md",
+    "docs/attacks.md",
     "docs/stickers.md",
     "docs/poses.md",
     "docs/defenses.md",
     "docs/overfitting.md",
+    "docs/transfer.md",
 )
 
 
@@ -239,6 +241,34 @@ def the(rows: list[dict[str, str]], **terms: str | float) -> dict[str, str]:
         )
     )
     return line
+
+
+def test_the_page_of_transfer_works_and_its_figures_are_published(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = "docs/transfer.md"
+    moved, universal = blocks(repository, "python", page)
+    exec(compile(moved, page, "exec"), {"__name__": "page"})
+    assert float(capsys.readouterr().out.strip("tensor()\n")) > 0.1
+    exec(compile(universal, page, "exec"), {"__name__": "page"})
+    told = {k: int(v) for k, v in re.findall(r"(\w+): (\d+)%", capsys.readouterr().out)}
+    assert told["UAP"] > 5 * told["SignNoise"]
+    (attack,) = blocks(repository, "toml", page)
+    models = "".join(f'[[model]]\nname = "zoo:digits/cnn"\nlabel = "{x}"\n' for x in "ab")
+    (tmp_path / "page.toml").write_text(models + attack)
+    settings, _ = load(tmp_path / "page.toml")
+    assert [entry.surrogate for entry in settings.attack] == [(), ("a",), ("a", "b")]
+    assert len(settings.attack[0].attack.views) == 3
+    rows = table(repository, page, r"^\| (\w+) ((?:\| [\d.]+(?: \([\d.]+\))? ){4})\|$")
+    assert len(rows) == 8
+    heads = table(repository, page, r"^\| attack \| (\w+ to .*) \|$")[0][0].split(" | ")
+    lines_ = lines(repository, "transfer/transfer")
+    for name, cells in rows:
+        for head, cell in zip(heads, cells.strip("| ").split(" | "), strict=True):
+            made_on, judged_on = head.split(" to ")
+            line = the(lines_, attack=name, made_on=made_on, judged_on=judged_on)
+            shares = [line["rate"], *([line["moved"]] if line["moved"] else [])]
+            assert re.findall(r"[\d.]+", cell) == [f"{float(share):.3f}" for share in shares]
 
 
 def test_measured_poses_are_those_of_the_published_tables(repository: Path) -> None:

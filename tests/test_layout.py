@@ -136,7 +136,7 @@ def unregistered(files: dict[str, str], registered: set[str]) -> list[str]:
         if isinstance(node, ast.ClassDef)
     }
     plugins, known = set[str](), 0
-    family = {"Attack", "Fittable", "Perturbation", "Rotation", "Mask", "Penalty", "Loss"}
+    family = {"Attack", "Fittable", "Perturbation", "Rotation", "Mask", "Penalty", "Loss", "View"}
     family |= {"Defense", "Architecture", "Dataset"}
     while known != len(family):
         known = len(family)

@@ -2,7 +2,8 @@
 
 The key of a cell hashes what its numbers depend on: weights, samples, attack with all its fields,
 what it is fitted to, eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows,
-and, where they are not the default, whether the attack is adaptive and the draws of a random model.
+and, where they are not the default, whether the attack is adaptive, how several surrogates are
+taken together, the draws of a random model and the shortcuts of the search.
 Batch size and device are not in it, though they are among what a random model's draws depend on.
 """
 
@@ -21,6 +22,7 @@ import torch
 
 from advbench import data, registry
 from advbench.attacks.attack import Attack, Fittable
+from advbench.attacks.speed import Speedup
 from advbench.attacks.victim import Model
 from advbench.config import (
     AttackEntry,
@@ -82,7 +84,8 @@ class Cell:
     `eps` holds one scale, or, for an attack that finds the smallest change, all that are read off
     its single run. `targets` is the class to reach; `surrogates` are what the attack is made on,
     none of them standing for the victim itself. An `adaptive` attack is made on models without the
-    layers that hide their gradients. `draws` is how often a random victim is asked when judged.
+    layers that hide their gradients. `draws` is how often a random victim is asked when judged,
+    `speed` are the shortcuts of the search.
     """
 
     victim: Victim
@@ -97,6 +100,7 @@ class Cell:
     surrogates: tuple[Victim, ...] = ()
     adaptive: bool = False
     draws: int = DRAWS
+    speed: tuple[Speedup, ...] = ()
 
     @property
     def made_on(self) -> tuple[Victim, ...]:
@@ -120,6 +124,10 @@ class Cell:
         more: dict[str, Any] = {"adaptive": True} if self.adaptive else {}
         if self.draws != DRAWS:
             more["draws"] = self.draws
+        if self.speed:
+            more["speed"] = sorted(self.speed)
+        if len(self.surrogates) > 1 and isinstance(self.attack, Attack):
+            more["together"] = "logits"
         return more | {
             "format": FORMAT,
             "model": self.victim.sha256,
@@ -191,7 +199,8 @@ def plan(config: Config) -> list[Cell]:
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     try:
-        return cells(targets, config.attack, config.run.seed, config.run.draws)
+        run = config.run
+        return cells(targets, config.attack, run.seed, run.draws, run.speed)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
@@ -220,6 +229,7 @@ def cells(
     entries: Sequence[AttackEntry],
     seeds: Sequence[int],
     draws: int = DRAWS,
+    speed: tuple[Speedup, ...] = (),
 ) -> list[Cell]:
     """Every combination once, in the order of the configuration, each followed by its controls.
 
@@ -257,6 +267,7 @@ def cells(
                     () if surrogates == (victim,) else surrogates,
                     entry.adaptive,
                     draws,
+                    speed,
                 )
                 found.setdefault((victim.label, name, cell.key), cell)
     return list(found.values())

@@ -30,6 +30,7 @@ from advbench import registry
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.expectation import EOT
 from advbench.attacks.masking import unmasked
+from advbench.attacks.speed import accelerated
 from advbench.attacks.victim import Model
 from advbench.bench.judge import (
     answers_at_random,
@@ -42,6 +43,7 @@ from advbench.bench.judge import (
 )
 from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.store import Rows, Store
+from advbench.bench.surrogates import together
 from advbench.bench.table import status_of
 from advbench.schema import plain
 
@@ -106,6 +108,8 @@ class Runner:
     _clean: dict[tuple[int, int, int], Clean] = field(default_factory=dict)
     _random: dict[tuple[int, int], bool] = field(default_factory=dict)
     _fits: dict[str, Attack] = field(default_factory=dict)
+    # By the model's id, which is free for another once the model is gone: so it is kept beside.
+    _fast: dict[tuple[int, tuple[str, ...]], tuple[Model, nn.Module]] = field(default_factory=dict)
 
     def run(self, cell: Cell) -> Found:
         """Return record and rows of a cell; a failure gives a record with the traceback."""
@@ -162,12 +166,15 @@ class Runner:
         fitted = {"fitted": plain(attack)} if fits else {}
         aims = None if cell.targets is None or fits else torch.full_like(y, cell.targets)
         transferred = bool(cell.surrogates) and not fits
-        made_on = cell.made_on[0] if transferred else cell.victim
+        made_on = cell.made_on if transferred else (cell.victim,)
+        self._move(*made_on)
+        asked = [self._at_random(one, cell.selection, batch_size) for one in made_on]
         eot = cell.eot
-        if eot is None and not fits and self._at_random(made_on, cell.selection, batch_size):
+        if eot is None and not fits and any(asked):
             eot = _EOT
+        seen = cell.victim.model if fits else together([_differentiated(o, cell) for o in made_on])
         outcome = attack.run(
-            samples.seen_by(made_on.model if fits else _differentiated(made_on, cell)),
+            samples.seen_by(seen),
             x,
             y,
             eps=cell.scale,
@@ -179,6 +186,7 @@ class Runner:
             batch_size=batch_size,
             budget=cell.budget,
             eot=None if eot is None else EOT(eot),
+            stand_in=None if eot is not None or fits else self._faster(cell, seen, x),
             progress=self.progress.rows,
         )
         seconds = time.perf_counter() - started
@@ -201,6 +209,9 @@ class Runner:
         for name in ("forwards", "backwards", "steps", "flags"):
             rows[name][at] = getattr(outcome, name).cpu().numpy()
         rows["claimed"][at] = outcome.success.cpu().numpy()
+        if outcome.stage.any():
+            rows["stage"] = np.zeros(len(samples), int)
+            rows["stage"][at] = outcome.stage.cpu().numpy()
         parts = zip(x.split(batch_size), outcome.p.to(x).split(batch_size), strict=True)
         facts = [attack.perturbation.facts(*part) for part in parts]
         for name in facts[0]:
@@ -234,6 +245,17 @@ class Runner:
                 seed=cell.seed,
             )
         return self._fits[key]
+
+    def _faster(self, cell: Cell, model: Model, x: Tensor) -> Model | None:
+        """Return what the search asks instead of the model; None without any shortcut."""
+        if not cell.speed:
+            return None
+        if not isinstance(model, nn.Module) or cell.selection.samples.renderer is not None:
+            raise ValueError("run.speed is for models of images that are a torch.nn.Module")
+        key = id(model), cell.speed
+        if key not in self._fast:
+            self._fast[key] = model, accelerated(model, x, cell.speed)
+        return self._fast[key][1]
 
     def _move(self, *victims: Victim) -> None:
         for victim in victims:

@@ -291,7 +291,7 @@ def check_nan_rows(attack: Attack) -> None:
         require(found.x_adv.flatten(1).isfinite().all(1), attack, "x_adv is not finite")
         flagged = (found.flags[second] & Flag.NON_FINITE) != 0
         require(flagged, attack, "NaN is not flagged")
-        alone = attack.run(model, x[~second], y[~second], eps=eps, stop=stop, ids=_ids(~second))
+        alone = attack.run(broken, x[~second], y[~second], eps=eps, stop=stop, ids=_ids(~second))
         require_same(attack, rows(found, ~second), alone, "differs beside a row of NaN")
 
 

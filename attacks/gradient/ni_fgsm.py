@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
 import torch
+from torch import Tensor
 
 from advbench.attacks.gradient.mi_fgsm import Momentum, accumulate
 from advbench.attacks.gradient.steepest import move, origin
@@ -12,6 +13,14 @@ from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
 from advbench.attacks.rows import lift
 from advbench.attacks.search import Rule
+
+
+def look_ahead(
+    perturbation: Perturbation, state: Momentum, problem: Problem, length: float
+) -> Tensor:
+    """Return the point that the momentum leads to at ``length * eps``, projected onto the set."""
+    ahead = state.p + lift(problem.eps * length, state.g) * state.g
+    return perturbation.project(problem.x, ahead, problem.eps)
 
 
 @final
@@ -48,7 +57,6 @@ class NIFGSM(Rule[Momentum]):
     def step(self, state: Momentum, query: Query, problem: Problem) -> Momentum:
         """Add the gradient at the look-ahead point to the momentum and move along it."""
         step_size = self.step_size or 1 / self.steps
-        ahead = state.p + lift(problem.eps * step_size * self.decay, state.g) * state.g
-        ahead = self.perturbation.project(problem.x, ahead, problem.eps)
+        ahead = look_ahead(self.perturbation, state, problem, step_size * self.decay)
         g = accumulate(state.g, query(ahead, grad=True).grad, self.decay)
         return Momentum(move(self.perturbation, state.p, g, problem, step_size), g)

@@ -3,30 +3,26 @@
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, final
 
-import torch
 from torch import Tensor
 
+from advbench.attacks.adam import Moments, adam
 from advbench.attacks.gradient.steepest import origin
 from advbench.attacks.losses import Loss, Margin
 from advbench.attacks.perturbations.flow import Flow
 from advbench.attacks.query import Access, Problem, Query
-from advbench.attacks.rows import lift
 from advbench.attacks.search import Rule
 
-_FIRST_DECAY, _SECOND_DECAY, _TINY = 0.9, 0.999, 1e-8  # Adam's usual values
 
-
-class Moments(NamedTuple):
-    """The flow field, and running means of its gradient and of the gradient's square."""
+class Ascent(NamedTuple):
+    """The flow field and the moments of its gradients."""
 
     p: Tensor
-    m: Tensor
-    v: Tensor
+    moments: Moments
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class StAdv(Rule[Moments]):
+class StAdv(Rule[Ascent]):
     """Spatially transformed adversarial examples: flow fields by Adam, from no flow at all.
 
     The loss is the margin less the price of a rough flow, which the set takes (``Flow``).
@@ -57,18 +53,14 @@ class StAdv(Rule[Moments]):
         rough = Flow(smoothness=0.0, padding="zeros")
         return cls(steps=10), cls(perturbation=rough, steps=8, step_size=0.2)
 
-    def init(self, problem: Problem) -> Moments:
+    def init(self, problem: Problem) -> Ascent:
         """Start at no flow."""
         start = origin(self.perturbation, problem)
-        return Moments(start, torch.zeros_like(start), torch.zeros_like(start))
+        return Ascent(start, Moments.zero(start))
 
-    def step(self, state: Moments, query: Query, problem: Problem) -> Moments:
+    def step(self, state: Ascent, query: Query, problem: Problem) -> Ascent:
         """Take one step of Adam and clip."""
         g = query(state.p, grad=True).grad
-        m = _FIRST_DECAY * state.m + (1 - _FIRST_DECAY) * g
-        v = _SECOND_DECAY * state.v + (1 - _SECOND_DECAY) * g.square()
-        step = (problem.t + 1).to(g)
-        m_hat = m / lift(1 - _FIRST_DECAY**step, m)
-        v_hat = v / lift(1 - _SECOND_DECAY**step, v)
-        p = state.p + self.step_size * m_hat / (v_hat.sqrt() + _TINY)
-        return Moments(self.perturbation.project(problem.x, p, problem.eps), m, v)
+        step, moments = adam(state.moments, g, problem.t + 1, self.step_size)
+        p = self.perturbation.project(problem.x, state.p + step, problem.eps)
+        return Ascent(p, moments)

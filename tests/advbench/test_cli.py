@@ -160,7 +160,7 @@ def test_check_reports_every_problem(bench, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "models", "datasets"])
+@pytest.mark.parametrize("kind", ["losses", "defenses", "models", "datasets"])
 def test_lists_have_a_line_for_every_name(capsys, kind):
     assert main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -190,7 +190,7 @@ def test_show_gives_fields_facts_and_source(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["list", "--help"], ["list", "attacks"], ["list", "models"]],
+    [["--help"], ["run", "--help"], ["list", "--help"], ["list", "views"], ["list", "models"]],
     ids=" ".join,
 )
 def test_nothing_heavy_is_imported_to_describe(arguments):

@@ -1,7 +1,7 @@
 """Attacks that must agree where their definitions do, and differ where they do not."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from advbench.attacks import (
     Linf,
     Margin,
     Perturbation,
+    View,
 )
 from advbench.attacks.attack import Attack, Outcome
 from advbench.attacks.randomness import Draws
@@ -89,8 +90,13 @@ def test_two_classes_targeted_is_untargeted(loss: Margin | None) -> None:
         assert torch.equal(got.success, plain.success)
 
 
-def _identity(images: Tensor, draws: Draws) -> Tensor:
-    return images
+class Nothing(View):
+    """A view that changes nothing and does not say so."""
+
+    copies: ClassVar[int] = 1
+
+    def __call__(self, images: Tensor, copy: Tensor, draws: Draws) -> Tensor:
+        return images
 
 
 @pytest.mark.parametrize(
@@ -98,12 +104,12 @@ def _identity(images: Tensor, draws: Draws) -> Tensor:
 )
 def test_expectation_over_nothing_is_plain(attack: Attack) -> None:
     plain = run(attack)
-    for eot in (EOT(1), EOT(4), EOT(1, _identity), EOT(4, _identity)):
+    for eot in (EOT(1), EOT(4), EOT(1, (Nothing(),)), EOT(4, (Nothing(),))):
         got = run(attack, eot=eot)
         torch.testing.assert_close(got.x_adv, plain.x_adv, rtol=0, atol=1e-9)
         torch.testing.assert_close(got.loss, plain.loss)
         assert torch.equal(got.success, plain.success)
-        assert torch.equal(got.forwards, plain.forwards * (eot.samples + (eot.view is not None)))
+        assert torch.equal(got.forwards, plain.forwards * (eot.samples + bool(eot.views)))
         assert torch.equal(got.backwards, plain.backwards * eot.samples)
 
 

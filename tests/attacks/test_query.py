@@ -1,7 +1,7 @@
 """The query: its gradient, what it lets through, what it counts and remembers."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from advbench.attacks import (
     Patch,
     Placement,
     TotalVariation,
+    View,
 )
 from advbench.attacks.criterion import Criterion
 from advbench.attacks.perturbations import Perturbation
@@ -140,13 +141,16 @@ def test_eot_takes_the_mean_of_losses_not_of_logits() -> None:
     model, x, y, _ = smooth(count=3)
     asked: list[Tensor] = []
 
-    def view(images: Tensor, draws: Draws) -> Tensor:
-        shift = draws.uniform((1, 1, 1), images.dtype) - 0.5
-        asked.append(shift)
-        return images + shift
+    class Shifted(View):
+        copies: ClassVar[int] = 1
+
+        def __call__(self, images: Tensor, copy: Tensor, draws: Draws) -> Tensor:
+            shift = draws.uniform((1, 1, 1), images.dtype) - 0.5
+            asked.append(shift)
+            return images + shift
 
     watched = Watched(model)
-    ask = query(watched, Criterion(y), x, eot=EOT(3, view))
+    ask = query(watched, Criterion(y), x, eot=EOT(3, (Shifted(),)))
     probe = ask(torch.zeros_like(x), grad=True)
     losses = [
         CrossEntropy()(model(x + shifts), Criterion(y))

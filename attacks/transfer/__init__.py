@@ -1,0 +1,1 @@
+"""Attacks whose answers are to fool other models than the one they are made on."""
