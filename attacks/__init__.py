@@ -51,12 +51,17 @@ from advbench.attacks.losses import (
     TemperedMargin,
 )
 from advbench.attacks.masking import Masking, unmasked
+from advbench.attacks.minimal.alma import ALMA
 from advbench.attacks.minimal.carlini_wagner import CWL2
 from advbench.attacks.minimal.carlini_wagner_linf import CWLinf
+from advbench.attacks.minimal.ddn import DDN
 from advbench.attacks.minimal.deepfool import DeepFool
 from advbench.attacks.minimal.ead import EAD
 from advbench.attacks.minimal.fab import FAB
+from advbench.attacks.minimal.fmn import FMN
 from advbench.attacks.minimal.jsma import JSMA
+from advbench.attacks.minimal.pdgd import PDGD
+from advbench.attacks.minimal.pdpgd import PDPGD
 from advbench.attacks.minimal.sigma_zero import SigmaZero
 from advbench.attacks.minimal.superdeepfool import SuperDeepFool
 from advbench.attacks.minimum_eps import MinimumEps
@@ -106,16 +111,19 @@ from advbench.attacks.victim import BPDA, SceneModel
 
 __all__ = [
     "ACG",
+    "ALMA",
     "APGD",
     "APGDL1",
     "BIM",
     "BPDA",
     "CWL2",
+    "DDN",
     "DLR",
     "EAD",
     "EOT",
     "FAB",
     "FGSM",
+    "FMN",
     "JSMA",
     "L0",
     "L1",
@@ -123,6 +131,8 @@ __all__ = [
     "MIFGSM",
     "NES",
     "NIFGSM",
+    "PDGD",
+    "PDPGD",
     "PGD",
     "RFGSM",
     "SPSA",

@@ -73,7 +73,9 @@ class Boundary(Rule[Walk]):
     def __post_init__(self) -> None:
         super().__post_init__()
         edge.check("Boundary", self.perturbation, (L2,))
-        edge.positive("Boundary", sideways=self.sideways, inwards=self.inwards, tries=self.tries)
+        edge.positive(
+            "Boundary", {"sideways": self.sideways, "inwards": self.inwards, "tries": self.tries}
+        )
         if not (isinstance(self.adaptation, int | float) and 1 < self.adaptation < float("inf")):
             raise ValueError(
                 f"Boundary: adaptation must be a number above 1; got {self.adaptation!r}"

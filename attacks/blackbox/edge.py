@@ -1,7 +1,7 @@
 """From labels alone to the boundary: a first success, then halvings towards the sample."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -154,7 +154,7 @@ def check(owner: str, perturbation: Perturbation, known: tuple[type[Perturbation
         raise ValueError(f"{owner}: perturbation must be one of {names}; got {perturbation!r}")
 
 
-def positive(owner: str, **values: float | None) -> None:
+def positive(owner: str, values: Mapping[str, float | None]) -> None:
     """Check that hyper-parameters are numbers above 0; None passes.
 
     Raises:

@@ -70,8 +70,10 @@ class GeoDA(Rule[Plane]):
     def __post_init__(self) -> None:
         super().__post_init__()
         edge.check("GeoDA", self.perturbation, (L2, Linf, L1))
-        edge.positive("GeoDA", first=self.first, deviation=self.deviation, tries=self.tries)
-        edge.positive("GeoDA", frequencies=self.frequencies)
+        edge.positive(
+            "GeoDA", {"first": self.first, "deviation": self.deviation, "tries": self.tries}
+        )
+        edge.positive("GeoDA", {"frequencies": self.frequencies})
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -69,8 +69,8 @@ class HopSkipJump(Rule[Hop]):
     def __post_init__(self) -> None:
         super().__post_init__()
         edge.check("HopSkipJump", self.perturbation, (L2, Linf))
-        edge.positive("HopSkipJump", probes=self.probes, most_probes=self.most_probes)
-        edge.positive("HopSkipJump", looseness=self.looseness, tries=self.tries)
+        edge.positive("HopSkipJump", {"probes": self.probes, "most_probes": self.most_probes})
+        edge.positive("HopSkipJump", {"looseness": self.looseness, "tries": self.tries})
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -32,7 +32,7 @@ class Robust(Attack):
         black_box_steps: queries of the black box.
 
     Cost of a robust sample: 61 forward and 60 backward passes where no ascent came anywhere near,
-    121 and 120 as a rule, 200 more of each where one came near, and ``black_box_steps`` forward
+    121 and 120 as a rule, 100 more of each where one came near, and ``black_box_steps`` forward
     passes where one came close.
     """
 
@@ -41,12 +41,12 @@ class Robust(Attack):
     perturbation: Perturbation = Linf()
     rounds: int = 5
     round_steps: int = 20
-    long_rounds: int = 2
+    long_rounds: int = 1
     long_steps: int = 100
     near: float = 0.3
     far: float = 0.7
-    close: float = 0.1
-    black_box_steps: int = 3000
+    close: float = 0.25
+    black_box_steps: int = 2000
 
     def __post_init__(self) -> None:
         super().__post_init__()

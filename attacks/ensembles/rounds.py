@@ -68,7 +68,7 @@ class Rounds(Rule[Ascents]):
     perturbation: Perturbation = Linf()
     rounds: int = 5
     round_steps: int = 20
-    long_rounds: int = 2
+    long_rounds: int = 1
     long_steps: int = 100
     near: float = 0.3
     far: float = 0.7

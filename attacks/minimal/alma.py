@@ -20,7 +20,6 @@ _MULTIPLIERS = (1e-6, 1e12)
 _TINY = 1e-8
 
 
-@final
 @dataclass(frozen=True)
 class LeadRatio(Loss):
     """Lead of the class to reach over all others, in units of the spread of the largest logits.

@@ -22,6 +22,8 @@ _MARGIN = Margin()
 _OVERSHOOT = 1e-3
 _EDGE = 0.02
 """Least share of the open interval by which a query shortens it."""
+_BEYOND = 1e-3
+"""Share of the open interval by which a query aims beyond the root, where rounding decides."""
 
 
 class Smallest(NamedTuple):
@@ -133,7 +135,7 @@ def _middle(perturbation: Perturbation, best: Smallest) -> Tensor:
     if isinstance(perturbation, L0):
         return ((best.low + best.high) / 2).floor()
     root = best.under / (best.under - best.over)
-    root = torch.where((root > 0) & (root < 1), root, 0.5).clamp(_EDGE, 1 - _EDGE)
+    root = torch.where((root > 0) & (root < 1), root + _BEYOND, 0.5).clamp(_EDGE, 1 - _EDGE)
     return best.low + (best.high - best.low) * root
 
 

@@ -22,7 +22,7 @@ class Radial(NamedTuple):
 
     p: Tensor
     slope: Slope
-    radius: Tensor
+    reach: Tensor
     best: Smallest
 
 
@@ -92,6 +92,6 @@ class DDN(Rule[Radial]):
         slope = follow(state.slope, probe.grad, problem)
         direction = unit(state.p + lift(step_size, slope.g) * slope.g)
         factor = torch.where(probe.success, 1 - self.change, 1 + self.change)
-        radius = torch.minimum(state.radius * factor, farthest(self.perturbation, problem))
-        p = (lift(radius, state.p) * direction).clamp(-problem.x, 1 - problem.x)
-        return Radial(p, slope, radius, best)
+        reach = torch.minimum(state.reach * factor, farthest(self.perturbation, problem))
+        p = (lift(reach, state.p) * direction).clamp(-problem.x, 1 - problem.x)
+        return Radial(p, slope, reach, best)

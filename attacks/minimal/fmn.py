@@ -16,13 +16,16 @@ from advbench.attacks.query import Access, Finds, Problem, Query
 from advbench.attacks.rows import lift
 from advbench.attacks.search import Rule
 
+_BELOW = 1 - 1e-4
+"""Size of a ball beside that of the smallest success, so that no rounding decides between them."""
+
 
 class Ball(NamedTuple):
     """The iterate, the slope, the size (B,) of the ball, and the smallest success."""
 
     p: Tensor
     slope: Slope
-    radius: Tensor
+    reach: Tensor
     best: Smallest
 
 
@@ -34,7 +37,8 @@ class FMN(Rule[Ball]):
     Source: Pintor, Roli, Brendel, Biggio, "Fast minimum-norm adversarial attacks through adaptive
     norm constraints", NeurIPS 2021, arXiv:2102.12827, algorithm 1. Until the first success the ball
     reaches the boundary as the gradient has it. Deviations: it reaches past it by ``change``, since
-    on a linear model the boundary itself is never crossed; projections are onto ball and box
+    on a linear model the boundary itself is never crossed; a ball as large as the smallest success
+    is a touch smaller; projections are onto ball and box
     together; the last ``bisections`` of the steps go into making the smallest success smaller, as
     ``bisection`` describes. Sets Linf, L2, L1 and L0.
     Cost: steps + 1 forward and steps - bisections backward passes.
@@ -89,18 +93,20 @@ class FMN(Rule[Ball]):
         moves = self.steps - self.bisections
         probe, best = ask(self.perturbation, state.p, state.best, query, problem, moves)
         change = cosine(problem, moves, self.change, self.last_change)
-        less, more = state.radius * (1 - change), state.radius * (1 + change)
+        less, more = state.reach * (1 - change), state.reach * (1 + change)
         if isinstance(self.perturbation, L0):
-            less = torch.minimum(less.floor(), state.radius - 1)
-            more = torch.maximum(more.floor(), state.radius + 1)
+            known = best.size
+            less = torch.minimum(less.floor(), state.reach - 1)
+            more = torch.maximum(more.floor(), state.reach + 1)
         else:
+            known = best.size * _BELOW
             gap = (probe.loss.abs() / dual(self.perturbation, probe.grad)).nan_to_num(0, torch.inf)
             reach = (self.perturbation.size(problem.x, state.p) + gap) * (1 + change)
             more = torch.where(best.size < torch.inf, more, reach)
-        less = torch.minimum(less, best.size).clamp_min(0)
-        radius = torch.where(probe.success, less, more)
-        radius = torch.minimum(radius, farthest(self.perturbation, problem))
+        less = torch.minimum(less, known).clamp_min(0)
+        reach = torch.where(probe.success, less, more)
+        reach = torch.minimum(reach, farthest(self.perturbation, problem))
         step_size = cosine(problem, moves, self.step_size, self.last_step_size)
         slope = follow(state.slope, probe.grad, problem)
         p = state.p + lift(step_size, slope.g) * slope.g
-        return Ball(self.perturbation.project(problem.x, p, radius), slope, radius, best)
+        return Ball(self.perturbation.project(problem.x, p, reach), slope, reach, best)

@@ -1,7 +1,7 @@
 """The boundary as it looks from a point, and the nearest point of it: what linearising shares."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from advbench.attacks.perturbations import L1, L2, Linf, Perturbation
 from advbench.attacks.query import Problem, Query
 
 
-@final
 @dataclass(frozen=True)
 class Lead(Loss):
     """Lead over the label of the class that is headed for; of a target over the best other."""

@@ -17,7 +17,6 @@ _CELLS = 1 << 22
 """Most pairs, of all rows together, that are held in memory at once."""
 
 
-@final
 @dataclass(frozen=True)
 class _Others(Loss):
     """The sum of all logits but that of the class that is headed for, negated."""

@@ -21,15 +21,15 @@ _LAST = 0.1  # of the step size, at the end of the cosine
 class Sparse(NamedTuple):
     """The change, the moments of its gradients, and the size below which coordinates are cut.
 
-    Then the answer so far with its count and gradient, how often one without less was tried in
-    vain, and whether the row is done.
+    Then the answer so far with its number of coordinates and its gradient, how often less was
+    tried in vain, and whether the row is done.
     """
 
     p: Tensor
     moments: Moments
     cut: Tensor
     best: Tensor
-    count: Tensor
+    least: Tensor
     slope: Tensor
     failures: Tensor
     done: Tensor
@@ -92,18 +92,18 @@ class SigmaZero(Rule[Sparse]):
         """Start at the image."""
         zero, nothing = torch.zeros_like(problem.x), torch.zeros_like(problem.eps)
         none = torch.zeros_like(problem.t)
-        cut, count = nothing + self.threshold, nothing + torch.inf
-        return Sparse(zero, Moments.zero(zero), cut, zero, count, zero, none, none.bool())
+        cut, least = nothing + self.threshold, nothing + torch.inf
+        return Sparse(zero, Moments.zero(zero), cut, zero, least, zero, none, none.bool())
 
     def step(self, state: Sparse, query: Query, problem: Problem) -> Sparse:
         """Descend by one step of Adam and cut; in the end, leave out a coordinate."""
         x, t = problem.x, problem.t
         probe = query(state.p, grad=True)
         count = self.perturbation.size(x, state.p)
-        better = probe.success & (count < state.count)
+        better = probe.success & (count < state.least)
         best = torch.where(lift(better, x), state.p, state.best)
         slope = torch.where(lift(better, x), probe.grad, state.slope)
-        count = torch.where(better, count, state.count)
+        least = torch.where(better, count, state.least)
 
         share = (t / self._descent).to(x)
         step_size = self.step_size * (_LAST + (1 - _LAST) * (1 + torch.cos(math.pi * share)) / 2)
@@ -119,18 +119,19 @@ class SigmaZero(Rule[Sparse]):
 
         pruning = t + 1 >= self._descent
         failures = torch.where(better | (t < self._descent), 0, state.failures + 1)
-        p = torch.where(lift(pruning, x), self._pruned(x, best, slope, count, failures), p)
-        done = pruning & (count.isinf() | (failures > count) | (count <= 1))
-        return Sparse(p, moments, cut, best, count, slope, failures, done)
+        if pruning.any():
+            p = torch.where(lift(pruning, x), self._pruned(x, best, slope, least, failures), p)
+        done = pruning & (least.isinf() | (failures > least) | (least <= 1))
+        return Sparse(p, moments, cut, best, least, slope, failures, done)
 
     def _pruned(
-        self, x: Tensor, best: Tensor, slope: Tensor, count: Tensor, failures: Tensor
+        self, x: Tensor, best: Tensor, slope: Tensor, least: Tensor, failures: Tensor
     ) -> Tensor:
         """Return a change of one coordinate less: the best one for the slope, or ``best`` without.
 
         After ``k`` failures, ``best`` is left without its k-th least useful coordinate.
         """
-        anew = self.perturbation.steepest(x, torch.zeros_like(x), slope, count - 1)
+        anew = self.perturbation.steepest(x, torch.zeros_like(x), slope, least - 1)
         room = torch.where(slope > 0, 1 - x, -x)
         moved = torch.where((best != 0) & (slope != 0), room, best).flatten(1)
         gains = torch.where(best.flatten(1) != 0, slope.flatten(1) * moved, torch.inf)

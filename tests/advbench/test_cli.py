@@ -104,7 +104,7 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(bench, capsys):
         (["run", "bench.toml", "--device", "cuba"], 2, "not a device"),
         (["run", "bench.toml", "--set", "model=[]"], 5, "nothing to do"),
         (["check", "nowhere.toml"], 2, "cannot be read"),
-        (["show", "pdg"], 2, "Did you mean 'pgd'?"),
+        (["show", "fgms"], 2, "Did you mean 'fgsm'?"),
         (["list", "atacks"], 2, "atacks"),
         (["train", "nowhere.toml"], 2, "cannot be read"),
     ],

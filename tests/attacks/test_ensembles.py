@@ -188,7 +188,7 @@ def test_samples_without_a_gradient_meet_the_black_box() -> None:
 
 def test_near_samples_get_long_rounds() -> None:
     model, x, y, _ = smooth(count=24)
-    eps, short = 0.08, Rounds(near=0.0, rounds=2, long_steps=20)
+    eps, short = 0.08, Rounds(near=0.0, far=1.0, rounds=2, long_steps=20)
     one, other = (attack.run(model, x, y, eps=eps) for attack in (short, replace(short, near=1.0)))
     left = ~one.success & ~other.success
     assert left.any()
