@@ -21,9 +21,9 @@ class Robust(Attack):
     """A cascade of short and long ascents, and of a black box where these cannot be trusted.
 
     ``Rounds`` on all samples; then ``SquareAttack`` (``RandomSearch`` in sets it does not know) on
-    those that came within ``close`` of success, and on those that met a gradient of zero, or one
-    that was not finite, of which an ascent can make nothing. What is spent on a sample depends on
-    that sample alone. Our own.
+    those that long rounds brought within ``close`` of success, for whom independent ascents did not
+    agree, and on those that met a gradient of zero, or one that was not finite, of which an ascent
+    can make nothing. What is spent on a sample depends on that sample alone. Our own.
 
     Fields:
         rounds, round_steps, long_rounds, long_steps, near, far: those of ``Rounds``.
@@ -32,8 +32,8 @@ class Robust(Attack):
         black_box_steps: queries of the black box.
 
     Cost of a robust sample: 61 forward and 60 backward passes where no ascent came anywhere near,
-    121 and 120 as a rule, 100 more of each where one came near, and ``black_box_steps`` forward
-    passes where one came close.
+    121 and 120 as a rule, 100 more of each where one came near on a rugged loss, and
+    ``black_box_steps`` forward passes where one came close there.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -73,7 +73,9 @@ class Robust(Attack):
         fresh = Record.blank(record.p).with_costs_of(record)
         found = _from_stage(1, self._ascents.find(quiet.apart(1), fresh))
         blind = (found.flags & (Flag.ZERO_GRADIENT | Flag.NON_FINITE)) != 0
-        index = (~found.success & (blind | (found.loss > -self.close))).nonzero().squeeze(1)
+        rugged = found.steps - record.steps > self._ascents.short_steps
+        rugged &= found.loss > -self.close
+        index = (~found.success & (blind | rugged)).nonzero().squeeze(1)
         if len(index):
             old = take(found, index)
             asked = Record.blank(old.p).with_costs_of(old)

@@ -16,12 +16,18 @@ from advbench.attacks.search import Rule
 
 _FIRST_STEP = 2.0
 _MOMENTUM_WEIGHT = 0.75
+_SAME = 0.02
+"""The share of the best loss by which two rounds that agree may lie apart."""
+_TOUCHING = 0.02
+"""The distance to success within which long rounds are run in any case."""
 
 
 class Ascents(NamedTuple):
     """Where a row is: the iterate and the one before, its round and the step within, what is best.
 
-    ``best`` is the largest loss of all rounds; ``done`` says that no round is worth its price.
+    ``best`` is the largest loss of all rounds, ``peak`` that of this one, ``first`` that of the
+    first one and ``agree`` whether the second one came to the same; ``logits`` (B, K) are those of
+    the best point of these two; ``done`` says that no round is worth its price.
     """
 
     p: Tensor
@@ -29,6 +35,10 @@ class Ascents(NamedTuple):
     round: Tensor
     step: Tensor
     best: Tensor
+    peak: Tensor
+    first: Tensor
+    agree: Tensor
+    logits: Tensor
     done: Tensor
 
 
@@ -37,10 +47,13 @@ class Ascents(NamedTuple):
 class Rounds(Rule[Ascents]):
     """Short ascents towards one class after the other, and long ones where these came near.
 
-    The first round heads for any wrong class, each of the others for one, the likeliest first, from
-    another random point. Steps are steepest, with momentum, and shrink along half a cosine. A
-    sample whose best point is further than ``far`` from success leaves after half of the short
-    rounds, one that is further than ``near`` after all of them.
+    Each round starts at another random point. The first two head for any wrong class, the other
+    short ones each for one, the nearest at the best point first, the long ones for any. Steps are
+    steepest, with momentum, and shrink along half a cosine. A sample whose best point is further
+    than ``far`` from success leaves after half of the short rounds, one that is further than
+    ``near`` after all of them; and so does one that is not quite at the boundary and on which the
+    first two rounds ended at the same loss: ascents that agree from independent starts have mostly
+    found what there is to find, while a loss on which they do not is rugged.
 
     Our own, of known parts: one class at a time from Gao et al., "Fast and reliable evaluation of
     adversarial robustness with minimum-margin attack", ICML 2022, arXiv:2206.07314; steps along a
@@ -48,7 +61,7 @@ class Rounds(Rule[Ascents]):
     robustness via adaptive auto attack", CVPR 2022, arXiv:2203.05154; momentum from APGD.
 
     Fields:
-        rounds: short rounds after the first one.
+        rounds: short rounds after the first one, at least 1.
         round_steps: steps of a short round.
         long_rounds: long rounds.
         long_steps: steps of a long round.
@@ -93,6 +106,11 @@ class Rounds(Rule[Ascents]):
         return sum(self._lengths)
 
     @property
+    def short_steps(self) -> int:
+        """The steps of all short rounds: a sample that has done more is near and rugged."""
+        return self.round_steps * (1 + self.rounds)
+
+    @property
     def _lengths(self) -> list[int]:
         short = [self.round_steps] * (1 + self.rounds)
         return short + [self.long_steps] * self.long_rounds
@@ -108,12 +126,18 @@ class Rounds(Rule[Ascents]):
         start = self._start(problem)
         zero = torch.zeros_like(problem.t)
         worst = torch.full_like(problem.eps, -torch.inf)
-        return Ascents(start, start, zero, zero, worst, zero.bool())
+        no = zero.bool()
+        assert problem.criterion.clean is not None
+        logits = problem.criterion.clean.clone()
+        return Ascents(start, start, zero, zero, worst, worst, worst, no, logits, no)
 
     def step(self, state: Ascents, query: Query, problem: Problem) -> Ascents:
         """Take one step of the round; after the last one, begin the next round or leave."""
         probe = query(state.p, grad=True, aim=self._aim(state, problem))
         best = torch.maximum(state.best, probe.loss)
+        peak = torch.maximum(state.peak, probe.loss)
+        nearer = (state.round < 2) & (probe.loss > state.best)
+        logits = torch.where(nearer.unsqueeze(1), probe.logits, state.logits)
         lengths = torch.tensor([*self._lengths, 1], device=problem.t.device)
         length = lengths[state.round]
         size = _FIRST_STEP * (1 + torch.cos(math.pi * state.step / length)).to(problem.eps) / 2
@@ -123,22 +147,25 @@ class Rounds(Rule[Ascents]):
         p = torch.where(lift(over, p), self._start(problem), p) if over.any() else p
         before = torch.where(lift(over, p), p, state.p)
         number = state.round + over
+        first = torch.where(over & (number == 1), peak, state.first)
+        same = (peak - first).abs() <= _SAME * best.abs()
+        agree = torch.where(over & (number == 2), same, state.agree)
         hopeless = (number > self.rounds // 2) & (best < -self.far)
-        hopeless |= (number > self.rounds) & (best < -self.near)
+        least = torch.where(agree, min(self.near, _TOUCHING), self.near)
+        hopeless |= (number > self.rounds) & (best < -least)
         done = over & (hopeless | (number >= len(self._lengths)))
         step = torch.where(over, 0, state.step + 1)
-        return Ascents(p, before, number, step, best, done)
+        peak = torch.where(over, -torch.inf, peak)
+        return Ascents(p, before, number, step, best, peak, first, agree, logits, done)
 
     def _start(self, problem: Problem) -> Tensor:
         drawn = self.perturbation.draw(problem.x, problem.eps, problem.draws)
         return self.perturbation.project(problem.x, drawn, problem.eps)
 
     def _aim(self, state: Ascents, problem: Problem) -> Tensor:
-        """Return the class each row heads for: any at first, then the likeliest ones in turn."""
-        criterion = problem.criterion
-        assert criterion.clean is not None
-        others = criterion.clean.scatter(1, criterion.y.unsqueeze(1), -torch.inf)
+        """Return the class each row heads for: any at first, then the nearest ones, then any."""
+        others = state.logits.scatter(1, problem.criterion.y.unsqueeze(1), -torch.inf)
         order = others.argsort(dim=1, descending=True, stable=True)
-        place = (state.round - 1) % (order.shape[1] - 1)
+        place = (state.round - 2) % (order.shape[1] - 1)
         aim = order.gather(1, place.unsqueeze(1)).squeeze(1)
-        return torch.where(state.round == 0, -1, aim)
+        return torch.where((state.round < 2) | (state.round > self.rounds), -1, aim)

@@ -33,8 +33,8 @@ class DDN(Rule[Radial]):
 
     Source: Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger, "Decoupling direction and norm
     for efficient gradient-based L2 adversarial attacks and defenses", CVPR 2019, arXiv:1811.09600,
-    algorithm 1. Deviations: the loss, which the paper has as ``CrossEntropy()``, saturates nowhere
-    and follows the classes that are near; a gradient that tells nothing leaves the direction as it
+    algorithm 1. Deviations: the loss, which the paper has as ``CrossEntropy()``, is free of the
+    scale of the logits; a gradient that tells nothing leaves the direction as it
     was, and is a random direction of length 1 where there was none; no rounding to 8 bits; the last
     ``bisections`` of the steps go into making the smallest success smaller, as ``bisection``
     describes. L2 alone. Cost: steps + 1 forward and steps - bisections backward passes, and another

@@ -106,7 +106,7 @@ class PDGD(Rule[PrimalDual]):
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         """Return quick instances."""
-        return cls(steps=30), cls(steps=25, ratio=0.1, bisections=0)
+        return cls(steps=30), cls(steps=40, ratio=0.1, bisections=6)
 
     def init(self, problem: Problem) -> PrimalDual:
         """Start at the input."""

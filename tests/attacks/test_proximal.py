@@ -14,8 +14,9 @@ WEIGHT = torch.tensor([0.05, 0.3, 2.0], dtype=torch.float64)
 def norm(perturbation: Perturbation, z: Tensor) -> Tensor:
     if isinstance(perturbation, L0):
         return (z.abs() ** (2 / 3)).sum(1)
-    order = {L1: 1, L2: 2, Linf: torch.inf}[type(perturbation)]
-    return torch.linalg.vector_norm(z, order, dim=1)
+    order = 1 if perturbation == L1() else 2 if perturbation == L2() else torch.inf
+    size: Tensor = torch.linalg.vector_norm(z, order, dim=1)
+    return size
 
 
 @pytest.mark.parametrize("perturbation", [L0(), L1(), L2(), Linf()], ids=repr)
