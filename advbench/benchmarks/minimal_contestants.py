@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.util import find_spec
@@ -120,7 +120,7 @@ def _adv_lib() -> Any:
     return adv_lib.attacks
 
 
-def _theirs(name: str, *, steps: str, per_step: int = 2, **settings: Any) -> Run:
+def _theirs(name: str, settings: Mapping[str, Any], *, steps: str, per_step: int = 2) -> Run:
     """Call a function of adv-lib; `steps` is what it calls them, each of so many passes."""
 
     def run(model: nn.Module, x: Tensor, y: Tensor, passes: int) -> Tensor:
@@ -151,25 +151,33 @@ def _minimal_apgd(norm: str) -> Run:
 
 def _adv_lib_runs(classes: int = 10) -> dict[tuple[str, str], Run]:
     runs: dict[tuple[str, str], Run] = {
-        ("DDN", "l2"): _theirs("ddn", steps="steps", levels=None),
+        ("DDN", "l2"): _theirs("ddn", {"levels": None}, steps="steps"),
         ("CWL2", "l2"): _theirs(
-            "carlini_wagner_l2", steps="max_iterations", per_step=2 * _SEARCHES
+            "carlini_wagner_l2", {}, steps="max_iterations", per_step=2 * _SEARCHES
         ),
-        ("CWLinf", "linf"): _theirs("carlini_wagner_linf", steps="max_iterations", per_step=_USUAL),
-        ("ALMA", "l2"): _theirs("alma", steps="num_steps", distance="l2", init_lr_distance=0.1),
-        ("ALMA", "l1"): _theirs("alma", steps="num_steps", distance="l1", init_lr_distance=0.5),
-        ("SuperDeepFool", "l2"): _theirs("sdf", steps="steps", per_step=100),
-        ("PDGD", "l2"): _theirs("pdgd", steps="num_steps"),
-        ("SigmaZero", "l0"): _theirs("sigma_zero", steps="num_steps"),
-        ("VFGA", "l0"): _theirs("vfga", steps="max_iter", per_step=22, targeted=False),
+        ("CWLinf", "linf"): _theirs(
+            "carlini_wagner_linf", {}, steps="max_iterations", per_step=_USUAL
+        ),
+        ("ALMA", "l2"): _theirs(
+            "alma", {"distance": "l2", "init_lr_distance": 0.1}, steps="num_steps"
+        ),
+        ("ALMA", "l1"): _theirs(
+            "alma", {"distance": "l1", "init_lr_distance": 0.5}, steps="num_steps"
+        ),
+        ("SuperDeepFool", "l2"): _theirs("sdf", {}, steps="steps", per_step=100),
+        ("PDGD", "l2"): _theirs("pdgd", {}, steps="num_steps"),
+        ("SigmaZero", "l0"): _theirs("sigma_zero", {}, steps="num_steps"),
+        ("VFGA", "l0"): _theirs("vfga", {"targeted": False}, steps="max_iter", per_step=22),
     }
     for norm, order in ORDER.items():
-        runs["FMN", norm] = _theirs("fmn", steps="steps", norm=order)
-        runs["PDPGD", norm] = _theirs("pdpgd", steps="num_steps", norm=order)
+        runs["FMN", norm] = _theirs("fmn", {"norm": order}, steps="steps")
+        runs["PDPGD", norm] = _theirs("pdpgd", {"norm": order}, steps="num_steps")
         if norm in ("linf", "l2"):
-            runs["DeepFool", norm] = _theirs("df", steps="steps", per_step=classes, norm=order)
+            runs["DeepFool", norm] = _theirs("df", {"norm": order}, steps="steps", per_step=classes)
         if norm != "l0":
-            runs["FAB", norm] = _theirs("fab", steps="n_iter", per_step=classes + 1, norm=order)
+            runs["FAB", norm] = _theirs(
+                "fab", {"norm": order}, steps="n_iter", per_step=classes + 1
+            )
             runs["MinimumEps", norm] = _minimal_apgd(norm)
     return runs
 

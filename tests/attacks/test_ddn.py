@@ -48,7 +48,7 @@ def test_the_length_is_that_of_the_box_at_most() -> None:
     state = ddn.step(
         ddn.init(problem(X)), Answer(torch.tensor([-1.0, 1.0]).double(), G), problem(X)
     )
-    assert state.radius.tolist() == pytest.approx([0.5**0.5] * 2)
+    assert state.reach.tolist() == pytest.approx([0.5**0.5] * 2)
     assert (state.p.abs() <= 0.5).all()
 
 

@@ -25,7 +25,7 @@ from advbench.attacks import (
     Worst,
 )
 from advbench.attacks.criterion import margin
-from advbench.testing.victims import After, Watched, case, inputs, smooth
+from advbench.testing.victims import After, Watched, Wavy, case, inputs, smooth
 from tests.attacks.closed_form import assert_sharp
 
 BIMS = BIM(steps=3), BIM(steps=6, loss=Margin())
@@ -186,14 +186,17 @@ def test_samples_without_a_gradient_meet_the_black_box() -> None:
     assert (found.flags != 0).all()
 
 
-def test_near_samples_get_long_rounds() -> None:
-    model, x, y, _ = smooth(count=24)
-    eps, short = 0.08, Rounds(near=0.0, far=1.0, rounds=2, long_steps=20)
-    one, other = (attack.run(model, x, y, eps=eps) for attack in (short, replace(short, near=1.0)))
-    left = ~one.success & ~other.success
-    assert left.any()
-    assert (one.forwards[left] < other.forwards[left]).all()
-    assert int(other.steps[left].max()) == replace(short, near=1.0).steps
+def test_near_samples_on_a_rugged_loss_get_long_rounds() -> None:
+    """On one that is smooth the first two ascents agree, and only touching samples go on."""
+    attack = Rounds(near=1.0, far=1.0, rounds=2, round_steps=10, long_rounds=1, long_steps=20)
+    rugged = case(Wavy(), inputs(9, 40, (1, 4, 5), torch.float64))
+    found = attack.run(rugged.model, rugged.x, rugged.y, eps=0.02)
+    assert (found.steps[~found.success] == attack.steps).any()
+    none = replace(attack, near=0.0).run(rugged.model, rugged.x, rugged.y, eps=0.02)
+    assert (none.steps[~none.success] == attack.short_steps).all()
+    smooth_one = smooth(count=40)
+    calm = attack.run(smooth_one.model, smooth_one.x, smooth_one.y, eps=0.05)
+    assert (calm.steps[~calm.success] == attack.short_steps).float().mean() > 0.8
 
 
 def test_tempered_margin_sees_neither_scale_nor_shift() -> None:

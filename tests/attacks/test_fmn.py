@@ -31,24 +31,24 @@ def test_the_first_ball_reaches_the_boundary_of_the_linear_model(
     fmn = FMN(perturbation=perturbation, steps=10, bisections=0)
     at = problem(X)
     state = fmn.step(fmn.init(at), Answer(lead(-0.3), G), at)
-    assert state.radius.tolist() == pytest.approx([0.3 / rate * 1.05])
-    assert perturbation.size(X, state.p).tolist() == pytest.approx(state.radius.tolist())
+    assert state.reach.tolist() == pytest.approx([0.3 / rate * 1.05])
+    assert perturbation.size(X, state.p).tolist() == pytest.approx(state.reach.tolist())
 
 
 def test_the_ball_shrinks_after_a_success_and_grows_after_a_later_failure() -> None:
     fmn = FMN(steps=10, bisections=0)
     at = problem(X)
-    state = fmn.init(at)._replace(radius=lead(0.4), p=torch.full_like(X, 0.05))
+    state = fmn.init(at)._replace(reach=lead(0.4), p=torch.full_like(X, 0.05))
     state = fmn.step(state, Answer(lead(0.1), G), at)
-    assert state.radius.tolist() == pytest.approx([0.09999])  # just below success
+    assert state.reach.tolist() == pytest.approx([0.09999])  # just below success
     state = fmn.step(state, Answer(lead(-0.1), G), at)
-    assert state.radius.tolist() == pytest.approx([0.09999 * 1.05])
+    assert state.reach.tolist() == pytest.approx([0.09999 * 1.05])
 
 
 def test_a_point_inside_the_ball_is_not_scaled_up() -> None:
     fmn = FMN(step_size=1e-3, last_step_size=1e-3, steps=10, bisections=0)
     at = problem(X)
-    state = fmn.init(at)._replace(radius=lead(0.4), p=torch.full_like(X, 0.05))
+    state = fmn.init(at)._replace(reach=lead(0.4), p=torch.full_like(X, 0.05))
     state = fmn.step(state, Answer(lead(-9.0), G), at)
     assert torch.allclose(state.p, torch.full_like(X, 0.05) + 1e-3 * G / 3)
 
@@ -60,10 +60,10 @@ def test_a_count_never_exceeds_the_ball_even_in_a_tie() -> None:
     equal = torch.ones_like(X)
     for radius in (2, 3, 4, 4):
         state = fmn.step(state, Answer(lead(-1.0), equal), at)
-        assert state.radius.tolist() == [radius]
+        assert state.reach.tolist() == [radius]
         assert int((state.p != 0).sum()) == radius
     state = fmn.step(state, Answer(lead(1.0), equal), at)
-    assert state.radius.tolist() == [3]
+    assert state.reach.tolist() == [3]
     assert int((state.p != 0).sum()) == 3
 
 
