@@ -357,11 +357,13 @@ def test_shell_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_toml_example_is_accepted(repository: Path, tmp_path: Path) -> None:
-    (example,) = blocks(repository, "toml")
-    (tmp_path / "my.toml").write_text(example, encoding="utf-8")
-    done = advbench("check", "my.toml", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_toml_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
+    examples = list(blocks(repository, "toml"))
+    assert len(examples) >= 2
+    for example in examples:
+        (tmp_path / "my.toml").write_text(example, encoding="utf-8")
+        done = advbench("check", "my.toml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
