@@ -243,7 +243,7 @@ def test_a_signal_ends_the_run_in_order(bench, number, code):
 
 
 def test_a_reader_that_leaves_is_no_error(bench):
-    for arguments in (["list", "attacks"], ["--help"], ["run", "bench.toml", "--quiet"]):
+    for arguments in (["list", "models"], ["--help"], ["run", "bench.toml", "--quiet"]):
         reading, writing = os.pipe()
         os.close(reading)
         done = subprocess.run(
