@@ -17,6 +17,7 @@ from advbench.attacks import (
     APGD,
     BIM,
     DLR,
+    JSMA,
     NES,
     PGD,
     SPSA,
@@ -107,14 +108,14 @@ class Pairs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = torch.tensor([9.0, 2.0, 8.0, 1.5, 0.1], dtype=x.dtype)
         lead = x.flatten(1) @ weights - 18.9
-        return torch.stack([torch.zeros_like(lead), lead], 1)
+        return torch.stack([-lead, lead], 1)
 
 
 def test_b04_jsma_takes_no_pixel_that_cannot_move() -> None:
     x = torch.tensor([[1.0, 0.2, 1.0, 0.2, 0.2]], dtype=torch.float64)
     y = torch.tensor([0])
     assert Pairs()(x)[0, 1] < 0
-    found = registry.get("attacks", "jsma")().run(Pairs(), x, y, targets=torch.tensor([1]))
+    found = JSMA(share=1.0, direction="both").run(Pairs(), x, y)
     assert found.success.all()
     assert (found.x_adv[0, [0, 2]] == 1).all(), "white pixels cannot become whiter"
     assert (found.x_adv[0, [1, 3]] > 0.2).any()
@@ -124,7 +125,7 @@ def test_b04_jsma_takes_no_pixel_that_cannot_move() -> None:
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_b05_jsma_has_no_class_of_its_own(classes: int) -> None:
     model, x, y, _ = linear(classes, count=3)
-    found = registry.get("attacks", "jsma")().run(model, x, y)
+    found = JSMA(share=1.0, direction="both").run(model, x, y)
     assert (found.success == (model(found.x_adv).argmax(1) != y)).all()
     assert found.success.all()
 
