@@ -48,6 +48,14 @@ class Task(NamedTuple):
         """Return the same task with other random draws for each ``number``, the same ones for 0."""
         return self._replace(purpose=(self.purpose * 1009 + number) & 0x7FFFFFFF)
 
+    def problem(self) -> Problem:
+        """Return what the samples have to solve, before any step."""
+        zero = torch.zeros_like(self.ids)
+        draws = Draws(zero + self.seed, self.ids, zero, zero)
+        if self.purpose:
+            draws = draws.reseed(self.purpose)
+        return Problem(self.x, self.eps, self.criterion, draws, zero)
+
     def select(self, index: Tensor) -> "Task":
         """Return the task of some samples alone."""
         return self._replace(
@@ -285,9 +293,7 @@ class Attack(Adversary):
         rules = Rules(
             task.victim, self.perturbation, Margin(), "scores", self.finds, task.budget, task.eot
         )
-        zero = torch.zeros_like(task.ids)
-        draws = Draws(zero + task.seed, task.ids, zero, zero)
-        problem = Problem(task.x, task.eps, task.criterion, draws, zero)
+        problem = task.problem()
         blank = Record.blank(record.p).with_costs_of(record)
         for p in replay.to(record.p).unbind(1):
             rows = (~blank.success | (self.finds == "smallest")).nonzero().squeeze(1)

@@ -24,11 +24,16 @@ _COUNTS = (
     "population",
     "searches",
     "steps_per_search",
+    "round_steps",
+    "long_steps",
+    "neighbours",
 )
+_COUNTS_FROM_ZERO = ("target_classes", "long_rounds")
 _POSITIVE = ("step_size", "difference", "spread")
 _NON_NEGATIVE = ("decay",)
 _SHARES = ("share",)
-_SWITCHES = ("random_start", "anneal")
+_PARTS = ("rho", "near", "far", "close", "bias", "threshold", "level")
+_SWITCHES = ("random_start", "anneal", "large_eps")
 
 
 def fields(owner: str, values: Mapping[str, object]) -> None:
@@ -37,13 +42,17 @@ def fields(owner: str, values: Mapping[str, object]) -> None:
         counts = value if name in _COUNTS and isinstance(value, tuple) and value else (value,)
         if name in _COUNTS and any(type(count) is not int or count < 1 for count in counts):
             raise ValueError(f"{owner}: {name} must be a whole number of at least 1; got {value!r}")
+        if name in _COUNTS_FROM_ZERO and (type(value) is not int or value < 0):
+            raise ValueError(f"{owner}: {name} must be a whole number of at least 0; got {value!r}")
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in _POSITIVE and value is not None and not (number and 0 < value < float("inf")):  # type: ignore[operator]
-            raise ValueError(f"{owner}: {name} must be a number above 0; got {value!r}")
+        if name in _POSITIVE and value is not None:
+            above_zero(owner, name, value)
         if name in _NON_NEGATIVE and not (number and 0 <= value < float("inf")):  # type: ignore[operator]
             raise ValueError(f"{owner}: {name} must be a number of at least 0; got {value!r}")
         if name in _SHARES and not (number and 0 < value <= 1):  # type: ignore[operator]
             raise ValueError(f"{owner}: {name} must lie in (0, 1]; got {value!r}")
+        if name in _PARTS and not (number and 0 <= value <= 1):  # type: ignore[operator]
+            raise ValueError(f"{owner}: {name} must lie in [0, 1]; got {value!r}")
         if name in _SWITCHES and not isinstance(value, bool):
             raise TypeError(f"{owner}: {name} must be True or False; got {value!r}")
         for kind, word in ((Perturbation, "perturbation"), (Loss, "loss")):
@@ -52,6 +61,13 @@ def fields(owner: str, values: Mapping[str, object]) -> None:
                     f"{owner}: {word} must be a {kind.__name__} value such as "
                     f"{'Linf()' if word == 'perturbation' else 'CrossEntropy()'}; got {value!r}"
                 )
+
+
+def above_zero(owner: str, name: str, value: object) -> None:
+    """Check that a hyper-parameter is a finite number above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 < value < float("inf")):  # type: ignore[operator]
+        raise ValueError(f"{owner}: {name} must be a number above 0; got {value!r}")
 
 
 def inputs(x: Tensor) -> None:

@@ -8,9 +8,12 @@ from torch import Tensor
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Return ``z_label - max of the other logits``, (B,); ``logits`` (B, K), ``labels`` (B,)."""
-    labels = labels.unsqueeze(1)
-    others = logits.scatter(1, labels, -torch.inf).amax(1)
-    return logits.gather(1, labels).squeeze(1) - others
+    return logits.gather(1, labels.unsqueeze(1)).squeeze(1) - others(logits, labels).amax(1)
+
+
+def others(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits (B, K) with that of the label out of the running, at minus infinity."""
+    return logits.scatter(1, labels.unsqueeze(1), -torch.inf)
 
 
 def likeliest(logits: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -50,5 +53,5 @@ class Criterion(NamedTuple):
         """Return what a loss is to go by: where there is an aim, it is the class to reach."""
         if self.aim is None or self.targets is not None:
             return self
-        others = logits.detach().scatter(1, self.y.unsqueeze(1), -torch.inf)
-        return self._replace(targets=torch.where(self.aim < 0, others.argmax(1), self.aim))
+        best = others(logits.detach(), self.y).argmax(1)
+        return self._replace(targets=torch.where(self.aim < 0, best, self.aim))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.attack import Attack, Task
+from advbench.attacks.criterion import others
 from advbench.attacks.flags import Flag
 from advbench.attacks.losses import Loss
 from advbench.attacks.query import Problem, Query, Record, Rules, keep_better
-from advbench.attacks.randomness import Draws
 from advbench.attacks.rows import join, put, take
 
 
@@ -106,7 +106,7 @@ class Rule(Attack, Generic[S]):
                 if not len(index):
                     return record
                 return put(record, index, self.find(task.select(index), take(record, index)))
-            task = task._replace(criterion=task.criterion._replace(clean=clean_logits(task)))
+            task = task._replace(criterion=task.criterion._replace(clean=_clean_logits(task)))
             record = record._replace(forwards=record.forwards + 1)
         if self.target_classes == 0 or task.criterion.targets is not None:
             return self._run(task, record)
@@ -120,8 +120,8 @@ class Rule(Attack, Generic[S]):
         """
         criterion = task.criterion
         assert criterion.clean is not None
-        others = criterion.clean.scatter(1, criterion.y.unsqueeze(1), -torch.inf)
-        order = others.argsort(dim=1, descending=True, stable=True)
+        wrong = others(criterion.clean, criterion.y)
+        order = wrong.argsort(dim=1, descending=True, stable=True)
         enough = task.stop == "success" and task.finds == "inside"
         for place in range(min(self.target_classes, order.shape[1] - 1)):
             rows = ~record.success if enough else torch.ones_like(record.success)
@@ -155,7 +155,7 @@ class Rule(Attack, Generic[S]):
         return record
 
 
-def clean_logits(task: Task) -> Tensor:
+def _clean_logits(task: Task) -> Tensor:
     """Return the logits (N, K) of the samples as they are."""
     with torch.no_grad():
         batches = task.x.split(task.batch_size or len(task.x))
@@ -215,13 +215,11 @@ class _Loop:
         sample = torch.arange(self.boarded, stop, device=self.task.x.device)
         self.boarded = stop
         task = self.task.select(sample)
-        zero = torch.zeros_like(sample)
-        draws = Draws(zero + task.seed, task.ids, self.streams[sample], zero)
-        if task.purpose:
-            draws = draws.reseed(task.purpose)
-        problem = Problem(task.x, task.eps, task.criterion, draws, zero)
+        problem = task.problem()
+        draws = problem.draws._replace(stream=self.streams[sample])
+        problem = problem._replace(draws=draws)
         record = take(self.answers, sample)
-        new = _Flight(sample, zero, problem, record, self.rule.init(problem))
+        new = _Flight(sample, torch.zeros_like(sample), problem, record, self.rule.init(problem))
         return new if flight is None else join(flight, new)
 
     def advance(self, flight: _Flight) -> _Flight:

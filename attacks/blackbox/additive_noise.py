@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
+from advbench.attacks import checks
 from advbench.attacks.blackbox import ramp
 from advbench.attacks.blackbox.ramp import Ramp
 from advbench.attacks.losses import Loss, Margin
@@ -54,11 +55,7 @@ class AdditiveNoise(Rule[Grain]):
             raise ValueError(
                 f"AdditiveNoise: kind must be 'gaussian' or 'uniform'; got {self.kind!r}"
             )
-        number = isinstance(self.largest, int | float) and not isinstance(self.largest, bool)
-        if not (number and 0 < self.largest < float("inf")):
-            raise ValueError(
-                f"AdditiveNoise: largest must be a number above 0; got {self.largest!r}"
-            )
+        checks.above_zero("AdditiveNoise", "largest", self.largest)
 
     @property
     def steps(self) -> int:

@@ -6,6 +6,7 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor
 
+from advbench.attacks import checks
 from advbench.attacks.blackbox import ramp
 from advbench.attacks.blackbox.ramp import Ramp
 from advbench.attacks.losses import Loss, Margin
@@ -41,9 +42,7 @@ class Blur(Rule[Ramp]):
     def __post_init__(self) -> None:
         super().__post_init__()
         ramp.check("Blur", self.perturbation)
-        number = isinstance(self.width, int | float) and not isinstance(self.width, bool)
-        if not (number and 0 < self.width < float("inf")):
-            raise ValueError(f"Blur: width must be a number above 0; got {self.width!r}")
+        checks.above_zero("Blur", "width", self.width)
 
     @property
     def steps(self) -> int:

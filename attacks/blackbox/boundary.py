@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
+from advbench.attacks import checks
 from advbench.attacks.blackbox import edge
 from advbench.attacks.blackbox.edge import READY, Edge
 from advbench.attacks.losses import Loss, Margin
@@ -73,9 +74,9 @@ class Boundary(Rule[Walk]):
     def __post_init__(self) -> None:
         super().__post_init__()
         edge.check("Boundary", self.perturbation, (L2,))
-        edge.positive(
-            "Boundary", {"sideways": self.sideways, "inwards": self.inwards, "tries": self.tries}
-        )
+        checks.above_zero("Boundary", "sideways", self.sideways)
+        checks.above_zero("Boundary", "inwards", self.inwards)
+        checks.above_zero("Boundary", "tries", self.tries)
         if not (isinstance(self.adaptation, int | float) and 1 < self.adaptation < float("inf")):
             raise ValueError(
                 f"Boundary: adaptation must be a number above 1; got {self.adaptation!r}"

@@ -36,9 +36,6 @@ class Contrast(Rule[Ramp]):
     def __post_init__(self) -> None:
         super().__post_init__()
         ramp.check("Contrast", self.perturbation)
-        number = isinstance(self.level, int | float) and not isinstance(self.level, bool)
-        if not (number and 0 <= self.level <= 1):
-            raise ValueError(f"Contrast: level must lie in [0, 1]; got {self.level!r}")
 
     @property
     def steps(self) -> int:

@@ -1,7 +1,7 @@
 """From labels alone to the boundary: a first success, then halvings towards the sample."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -152,18 +152,3 @@ def check(owner: str, perturbation: Perturbation, known: tuple[type[Perturbation
     if not isinstance(perturbation, known):
         names = ", ".join(f"{kind.__name__}()" for kind in known)
         raise ValueError(f"{owner}: perturbation must be one of {names}; got {perturbation!r}")
-
-
-def positive(owner: str, values: Mapping[str, float | None]) -> None:
-    """Check that hyper-parameters are numbers above 0; None passes.
-
-    Raises:
-        ValueError: one is not.
-
-    """
-    for name, value in values.items():
-        if value is None:
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 < value < math.inf):
-            raise ValueError(f"{owner}: {name} must be a number above 0; got {value!r}")

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
+from advbench.attacks import checks
 from advbench.attacks.blackbox import edge
 from advbench.attacks.blackbox.edge import READY, Edge
 from advbench.attacks.losses import Loss, Margin
@@ -70,10 +71,11 @@ class GeoDA(Rule[Plane]):
     def __post_init__(self) -> None:
         super().__post_init__()
         edge.check("GeoDA", self.perturbation, (L2, Linf, L1))
-        edge.positive(
-            "GeoDA", {"first": self.first, "deviation": self.deviation, "tries": self.tries}
-        )
-        edge.positive("GeoDA", {"frequencies": self.frequencies})
+        checks.above_zero("GeoDA", "first", self.first)
+        checks.above_zero("GeoDA", "deviation", self.deviation)
+        checks.above_zero("GeoDA", "tries", self.tries)
+        if self.frequencies is not None:
+            checks.above_zero("GeoDA", "frequencies", self.frequencies)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

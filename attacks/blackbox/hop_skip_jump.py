@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
+from advbench.attacks import checks
 from advbench.attacks.blackbox import edge
 from advbench.attacks.blackbox.edge import READY, Edge
 from advbench.attacks.losses import Loss, Margin
@@ -69,8 +70,10 @@ class HopSkipJump(Rule[Hop]):
     def __post_init__(self) -> None:
         super().__post_init__()
         edge.check("HopSkipJump", self.perturbation, (L2, Linf))
-        edge.positive("HopSkipJump", {"probes": self.probes, "most_probes": self.most_probes})
-        edge.positive("HopSkipJump", {"looseness": self.looseness, "tries": self.tries})
+        checks.above_zero("HopSkipJump", "probes", self.probes)
+        checks.above_zero("HopSkipJump", "most_probes", self.most_probes)
+        checks.above_zero("HopSkipJump", "looseness", self.looseness)
+        checks.above_zero("HopSkipJump", "tries", self.tries)
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -1,36 +1,34 @@
 """SPSA: gradients out of random signs, followed by Adam."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple, Self, final
 
 import torch
 from torch import Tensor
 
+from advbench.attacks.adam import Moments, adam
 from advbench.attacks.blackbox.antithetic import Pairs, ask_one, check_set, no_pairs
 from advbench.attacks.gradient.steepest import origin
 from advbench.attacks.losses import Loss, Margin
 from advbench.attacks.perturbations import L2, Linf, Perturbation
 from advbench.attacks.query import Access, Problem, Query
 from advbench.attacks.randomness import Draws
-from advbench.attacks.rows import lift
+from advbench.attacks.rows import lift, map_rows
 from advbench.attacks.search import Rule
 
-_DECAYS = (0.9, 0.999)  # of the two averages of Adam
-_TINY = 1e-8
 
-
-class Moments(NamedTuple):
-    """The iterate, the pairs asked about it, and the averages of gradients and their squares."""
+class Climb(NamedTuple):
+    """The iterate, the pairs asked about it, and the moments of the gradients estimated."""
 
     p: Tensor
     pairs: Pairs
-    first: Tensor
-    second: Tensor
+    moments: Moments
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SPSA(Rule[Moments]):
+class SPSA(Rule[Climb]):
     """Estimate the gradient from the loss at random sign patterns to both sides; follow by Adam.
 
     Simultaneous perturbation stochastic approximation. Source: Uesato, O'Donoghue, van den Oord,
@@ -75,13 +73,12 @@ class SPSA(Rule[Moments]):
             cls(perturbation=L2(), rounds=3, samples=4, difference=0.001, restarts=2),
         )
 
-    def init(self, problem: Problem) -> Moments:
+    def init(self, problem: Problem) -> Climb:
         """Start at the input."""
         start = origin(self.perturbation, problem)
-        nothing = torch.zeros_like(start)
-        return Moments(start, no_pairs(problem), nothing, nothing)
+        return Climb(start, no_pairs(problem), Moments.zero(start))
 
-    def step(self, state: Moments, query: Query, problem: Problem) -> Moments:
+    def step(self, state: Climb, query: Query, problem: Problem) -> Climb:
         """Ask about one point; after the last of a round, move."""
 
         def signs(draws: Draws) -> Tensor:
@@ -100,19 +97,14 @@ class SPSA(Rule[Moments]):
         if not over.any():
             return state._replace(pairs=pairs)
         number = problem.t // (2 * self.samples) + 1
-        first = _DECAYS[0] * state.first + (1 - _DECAYS[0]) * g
-        second = _DECAYS[1] * state.second + (1 - _DECAYS[1]) * g.square()
-        mean = first / lift(1 - _DECAYS[0] ** number.to(g), g)
-        square = second / lift(1 - _DECAYS[1] ** number.to(g), g)
-        moved = state.p + self.step_size * mean / (square.sqrt() + _TINY)
-        moved = self.perturbation.project(problem.x, moved, problem.eps)
-        where = lift(over, g)
-        return Moments(
-            torch.where(where, moved, state.p),
-            pairs,
-            torch.where(where, first, state.first),
-            torch.where(where, second, state.second),
-        )
+        step, moments = adam(state.moments, g, number, self.step_size)
+        moved = self.perturbation.project(problem.x, state.p + step, problem.eps)
+        kept = map_rows(partial(_where, over), moments, state.moments)
+        return Climb(torch.where(lift(over, g), moved, state.p), pairs, kept)
+
+
+def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(lift(rows, new), new, old)
 
 
 def packed_signs(draws: Draws, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self, final
 
-import torch
-
 from advbench.attacks.attack import Attack, Task
 from advbench.attacks.blackbox.random_search import RandomSearch
 from advbench.attacks.blackbox.square import SquareAttack
 from advbench.attacks.ensembles.rounds import Rounds
+from advbench.attacks.ensembles.worst import joined
 from advbench.attacks.flags import Flag
 from advbench.attacks.perturbations import L1, L2, Linf, Perturbation
-from advbench.attacks.query import Access, Record, keep_better
+from advbench.attacks.query import Access, Record
 from advbench.attacks.rows import put, take
 
 
@@ -48,11 +47,6 @@ class Robust(Attack):
     close: float = 0.25
     black_box_steps: int = 2000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.close, bool) or not 0 <= self.close <= 1:
-            raise ValueError(f"Robust: close must lie in [0, 1]; got {self.close!r}")
-
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         """Return quick instances."""
@@ -71,7 +65,8 @@ class Robust(Attack):
         """Run the ascents, then the black box on the samples that call for it."""
         quiet = task._replace(progress=None, finds="inside")
         fresh = Record.blank(record.p).with_costs_of(record)
-        found = _from_stage(1, self._ascents.find(quiet.apart(1), fresh))
+        ascended = self._ascents.find(quiet.apart(1), fresh)
+        found = joined(fresh, ascended, 1, comparable=True)
         blind = (found.flags & (Flag.ZERO_GRADIENT | Flag.NON_FINITE)) != 0
         rugged = found.steps - record.steps > self._ascents.short_steps
         rugged &= found.loss > -self.close
@@ -79,10 +74,8 @@ class Robust(Attack):
         if len(index):
             old = take(found, index)
             asked = Record.blank(old.p).with_costs_of(old)
-            new = _from_stage(2, self._black_box.find(quiet.select(index).apart(2), asked))
-            # Losses of different attacks cannot be compared: of failures the first is kept.
-            new = new._replace(loss=torch.where(new.success, new.loss, -torch.inf))
-            found = put(found, index, keep_better("inside", old, new))
+            new = self._black_box.find(quiet.select(index).apart(2), asked)
+            found = put(found, index, joined(old, new, 2))
         if task.progress is not None:
             task.progress(len(task.x))
         return found
@@ -104,7 +97,3 @@ class Robust(Attack):
         if isinstance(self.perturbation, Linf | L2 | L1):
             return SquareAttack(perturbation=self.perturbation, steps=self.black_box_steps)
         return RandomSearch(perturbation=self.perturbation, steps=self.black_box_steps)
-
-
-def _from_stage(number: int, record: Record) -> Record:
-    return record._replace(stage=torch.full_like(record.stage, number))

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
+from advbench.attacks.criterion import others
 from advbench.attacks.gradient.apgd import glide
 from advbench.attacks.losses import Loss, TemperedMargin
 from advbench.attacks.perturbations import L2, Linf, Perturbation
@@ -86,20 +87,6 @@ class Rounds(Rule[Ascents]):
     near: float = 0.3
     far: float = 0.7
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rounds", "round_steps", "long_rounds", "long_steps"):
-            value = getattr(self, name)
-            if type(value) is not int or value < (name.endswith("steps")):
-                least = int(name.endswith("steps"))
-                raise ValueError(
-                    f"Rounds: {name} must be a whole number of at least {least}; got {value!r}"
-                )
-        for name in ("near", "far"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not 0 <= value <= 1:
-                raise ValueError(f"Rounds: {name} must lie in [0, 1]; got {value!r}")
-
     @property
     def steps(self) -> int:
         """All steps of all rounds."""
@@ -164,8 +151,8 @@ class Rounds(Rule[Ascents]):
 
     def _aim(self, state: Ascents, problem: Problem) -> Tensor:
         """Return the class each row heads for: any at first, then the nearest ones, then any."""
-        others = state.logits.scatter(1, problem.criterion.y.unsqueeze(1), -torch.inf)
-        order = others.argsort(dim=1, descending=True, stable=True)
+        wrong = others(state.logits, problem.criterion.y)
+        order = wrong.argsort(dim=1, descending=True, stable=True)
         place = (state.round - 2) % (order.shape[1] - 1)
         aim = order.gather(1, place.unsqueeze(1)).squeeze(1)
         return torch.where((state.round < 2) | (state.round > self.rounds), -1, aim)

@@ -11,8 +11,7 @@ from advbench.attacks.blackbox.random_noise import RandomNoise
 from advbench.attacks.gradient.pgd import BIM, FGSM, PGD
 from advbench.attacks.losses import Margin
 from advbench.attacks.perturbations import L2, Perturbation
-from advbench.attacks.query import Access, Problem, Query, Record, Rules, keep_better
-from advbench.attacks.randomness import Draws
+from advbench.attacks.query import Access, Query, Record, Rules, keep_better
 from advbench.attacks.rows import put, take
 
 
@@ -34,11 +33,7 @@ def in_turn(attacks: Sequence[Attack], task: Task, record: Record) -> Record:
         new = attack.find(part, Record.blank(old.p).with_costs_of(old))
         if not early:
             new = _by_margin(attack.perturbation, part, new)
-        new = new._replace(stage=torch.full_like(new.stage, number))
-        # Losses of different attacks cannot be compared: of failures the first is kept.
-        later = early and number > 1
-        loss = torch.where(new.success, new.loss, -torch.inf) if later else new.loss
-        record = put(record, index, keep_better("inside", old, new._replace(loss=loss)))
+        record = put(record, index, joined(old, new, number, comparable=not early or number == 1))
         if task.progress is not None and early:
             task.progress(int(new.success.sum()))
     if task.progress is not None:
@@ -46,17 +41,23 @@ def in_turn(attacks: Sequence[Attack], task: Task, record: Record) -> Record:
     return record
 
 
+def joined(old: Record, new: Record, stage: int, *, comparable: bool = False) -> Record:
+    """Keep the better answer per row, the new ones as those of the attack of number ``stage``.
+
+    Losses of different attacks are not ``comparable``: of two failures the older is then kept.
+    """
+    new = new._replace(stage=torch.full_like(new.stage, stage))
+    if not comparable:
+        new = new._replace(loss=torch.where(new.success, new.loss, -torch.inf))
+    return keep_better("inside", old, new)
+
+
 def _by_margin(perturbation: Perturbation, task: Task, record: Record) -> Record:
     """Score the answers by one measure that does not depend on the attack."""
     rules = Rules(task.victim, perturbation, Margin(), "scores", "inside", task.budget, task.eot)
-    zero = torch.zeros_like(task.ids)
-    draws = Draws(zero + task.seed, task.ids, zero, zero)
-    problem = Problem(task.x, task.eps, task.criterion._replace(aim=None), draws, zero)
-    query = Query(
-        rules,
-        problem,
-        record._replace(success=zero.bool(), loss=torch.full_like(record.loss, -torch.inf)),
-    )
+    worst = torch.full_like(record.loss, -torch.inf)
+    unasked = record._replace(success=torch.zeros_like(record.success), loss=worst)
+    query = Query(rules, task.problem(), unasked)
     query(record.p)
     return query.record._replace(success=record.success | query.record.success)
 

@@ -72,8 +72,6 @@ class ACG(Rule[Conjugate]):
     def __post_init__(self) -> None:
         super().__post_init__()
         accept("ACG", self.perturbation)
-        if isinstance(self.rho, bool) or not 0 <= self.rho <= 1:
-            raise ValueError(f"ACG: rho must lie in [0, 1]; got {self.rho!r}")
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -179,13 +179,6 @@ class APGD(Rule[Ascent]):
     def __post_init__(self) -> None:
         super().__post_init__()
         accept("APGD", self.perturbation)
-        if isinstance(self.rho, bool) or not 0 <= self.rho <= 1:
-            raise ValueError(f"APGD: rho must lie in [0, 1]; got {self.rho!r}")
-        if type(self.target_classes) is not int or self.target_classes < 0:
-            raise ValueError(
-                "APGD: target_classes must be a whole number of at least 0; got "
-                f"{self.target_classes!r}"
-            )
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -111,16 +111,6 @@ class APGDL1(Rule[SparseAscent]):
     large_eps: bool = True
     target_classes: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.large_eps, bool):
-            raise TypeError(f"APGDL1: large_eps must be True or False; got {self.large_eps!r}")
-        if type(self.target_classes) is not int or self.target_classes < 0:
-            raise ValueError(
-                "APGDL1: target_classes must be a whole number of at least 0; got "
-                f"{self.target_classes!r}"
-            )
-
     @classmethod
     def examples(cls) -> tuple[Self, ...]:
         """Return quick instances."""

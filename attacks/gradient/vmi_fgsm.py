@@ -48,10 +48,6 @@ def _check(rule: "VMIFGSM | VNIFGSM") -> None:
             f"{who}: perturbation must be Linf(), L2() or L1(), whose points have neighbours at "
             f"every distance; got {rule.perturbation!r:.200}"
         )
-    if type(rule.neighbours) is not int or rule.neighbours < 1:
-        raise ValueError(
-            f"{who}: neighbours must be a whole number of at least 1; got {rule.neighbours!r}"
-        )
     if not 0 <= rule.reach < float("inf"):
         raise ValueError(f"{who}: reach must be a number of at least 0; got {rule.reach!r}")
 

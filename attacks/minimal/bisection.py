@@ -44,17 +44,13 @@ class Smallest(NamedTuple):
     over: Tensor
 
 
-def check(owner: Attack, steps: int, bisections: int, target_classes: int = 0) -> None:
+def check(owner: Attack, steps: int, bisections: int) -> None:
     """Check that steps are left beside the bisections; ValueError where none is."""
     name = type(owner).__name__
     if type(bisections) is not int or not 0 <= bisections < steps:
         raise ValueError(
             f"{name}: bisections must be a whole number of at least 0 and below steps, which is "
             f"{steps}; got {bisections!r}"
-        )
-    if type(target_classes) is not int or target_classes < 0:
-        raise ValueError(
-            f"{name}: target_classes must be a whole number of at least 0; got {target_classes!r}"
         )
 
 

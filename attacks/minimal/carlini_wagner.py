@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.adam import Moments, adam
+from advbench.attacks.checks import above_zero
 from advbench.attacks.losses import Loss, Margin
-from advbench.attacks.minimal.weight import HALVINGS, Smallest, Weight, above_zero
+from advbench.attacks.minimal.weight import HALVINGS, Smallest, Weight
 from advbench.attacks.perturbations import L2, Perturbation
 from advbench.attacks.query import Access, Finds, Problem, Query
 from advbench.attacks.rows import lift, map_rows

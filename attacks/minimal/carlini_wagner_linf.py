@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.adam import Moments, adam
+from advbench.attacks.checks import above_zero
 from advbench.attacks.losses import Loss, Margin
 from advbench.attacks.minimal.carlini_wagner import boxed, fresh
-from advbench.attacks.minimal.weight import HALVINGS, Smallest, above_zero
+from advbench.attacks.minimal.weight import HALVINGS, Smallest
 from advbench.attacks.perturbations import Linf, Perturbation
 from advbench.attacks.query import Access, Finds, Problem, Query
 from advbench.attacks.rows import lift

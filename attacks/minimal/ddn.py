@@ -66,7 +66,7 @@ class DDN(Rule[Radial]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, self.steps, self.bisections, self.target_classes)
+        check(self, self.steps, self.bisections)
         if not self.start > 0:
             raise ValueError(f"DDN: start must be a number above 0; got {self.start!r}")
         if not 0 < self.change < 1:

@@ -56,17 +56,10 @@ class FAB(Rule[Iterate]):
     def __post_init__(self) -> None:
         super().__post_init__()
         accept("FAB", self.perturbation, Linf(), L2(), L1())
-        if not 0 <= self.bias <= 1:
-            raise ValueError(f"FAB: bias must lie in [0, 1]; got {self.bias!r}")
         if not 1 <= self.overshoot < float("inf"):
             raise ValueError(f"FAB: overshoot must be at least 1; got {self.overshoot!r}")
         if not 0 < self.backward <= 1:
             raise ValueError(f"FAB: backward must lie in (0, 1]; got {self.backward!r}")
-        if type(self.target_classes) is not int or self.target_classes < 0:
-            raise ValueError(
-                "FAB: target_classes must be a whole number of at least 0; got "
-                f"{self.target_classes!r}"
-            )
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

@@ -70,7 +70,7 @@ class FMN(Rule[Ball]):
     def __post_init__(self) -> None:
         super().__post_init__()
         accept(type(self).__name__, self.perturbation, Linf(), L2(), L1(), L0())
-        check(self, self.steps, self.bisections, self.target_classes)
+        check(self, self.steps, self.bisections)
         if not 0 <= self.last_change <= self.change < 1:
             raise ValueError(
                 "FMN: change must lie below 1 and last_change between 0 and it; got "

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.adam import Moments, adam
+from advbench.attacks.checks import above_zero
 from advbench.attacks.losses import Loss, Margin
-from advbench.attacks.minimal.weight import above_zero
 from advbench.attacks.perturbations import L0, Perturbation
 from advbench.attacks.query import Access, Finds, Problem, Query
 from advbench.attacks.rows import lift
@@ -76,8 +76,6 @@ class SigmaZero(Rule[Sparse]):
         super().__post_init__()
         above_zero("SigmaZero", "sigma", self.sigma)
         above_zero("SigmaZero", "adaptation", self.adaptation)
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"SigmaZero: threshold must lie in [0, 1]; got {self.threshold!r}")
 
     @classmethod
     def examples(cls) -> tuple[Self, ...]:

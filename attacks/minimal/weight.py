@@ -5,7 +5,6 @@ networks", IEEE S&P 2017, arXiv:1608.04644, section V.A and their code. All of i
 has its own weight, leaves a search by itself and begins the next one.
 """
 
-from math import isfinite
 from typing import NamedTuple, Self
 
 import torch
@@ -21,18 +20,6 @@ HALVINGS = 10
 _GROWTH = 10.0
 _CHECKS = 10  # per search
 _PROGRESS = 0.9999
-
-
-def above_zero(owner: str, name: str, value: float) -> None:
-    """Check that a field is a finite number above 0.
-
-    Raises:
-        ValueError: it is not.
-
-    """
-    given = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (given and isfinite(value) and value > 0):
-        raise ValueError(f"{owner}: {name} must be a number above 0; got {value!r}")
 
 
 class Weight(NamedTuple):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from advbench.attacks.checks import above_zero
 from advbench.attacks.criterion import Criterion
-from advbench.attacks.minimal.weight import HALVINGS, Smallest, Weight, above_zero
+from advbench.attacks.minimal.weight import HALVINGS, Smallest, Weight
 from advbench.attacks.perturbations import L2, Linf
 from advbench.attacks.query import Problem
 from advbench.attacks.randomness import Draws
