@@ -19,6 +19,7 @@ docs:
 bench:
 	python -m advbench.benchmarks.peers
 	python -m advbench.benchmarks.minimal
+	python -m advbench.benchmarks.speed
 	python -m advbench.benchmarks.stickers
 	python -m advbench.benchmarks.renderer
 

@@ -48,6 +48,7 @@ from advbench.attacks.losses import (
     Loss,
     Margin,
     ProbabilityMargin,
+    RelativeMargin,
     TemperedMargin,
 )
 from advbench.attacks.masking import Masking, unmasked
@@ -192,6 +193,7 @@ __all__ = [
     "RandomSearch",
     "Ranges",
     "Rasterizer",
+    "RelativeMargin",
     "Renderer",
     "Robust",
     "Rotation",

@@ -32,7 +32,7 @@ _COUNTS_FROM_ZERO = ("target_classes", "long_rounds")
 _POSITIVE = ("step_size", "difference", "spread")
 _NON_NEGATIVE = ("decay",)
 _SHARES = ("share",)
-_PARTS = ("rho", "near", "far", "close", "bias", "threshold", "level")
+_PARTS = ("rho", "near", "close", "bias", "threshold", "level")
 _SWITCHES = ("random_start", "anneal", "large_eps")
 
 

@@ -138,14 +138,37 @@ class TemperedMargin(Loss):
 
         Raises ValueError where there are no clean logits.
         """
-        if criterion.clean is None:
-            raise ValueError(
-                "tempered_margin: the logits of the clean samples are missing; a change that many "
-                "images share has none. Use Margin()"
-            )
-        clean = criterion.clean
-        spread = (clean.amax(1) - clean.amin(1)).clamp_min(torch.finfo(clean.dtype).tiny)
-        return _lead((logits * (self.temperature / spread).unsqueeze(1)).softmax(1), criterion)
+        scale = self.temperature / _clean_spread("tempered_margin", criterion)
+        return _lead((logits * scale.unsqueeze(1)).softmax(1), criterion)
+
+
+@final
+@dataclass(frozen=True)
+class RelativeMargin(Loss):
+    """The margin in units of the spread of the clean logits, largest less smallest.
+
+    ``Margin`` over that spread: the same ascent, with values that do not depend on the scale of the
+    logits and can be compared between samples. Our own.
+    """
+
+    wants_clean: ClassVar[bool] = True
+
+    def __call__(self, logits: Tensor, criterion: Criterion) -> Tensor:
+        """Return the objective (B,) for ``logits`` (B, K).
+
+        Raises ValueError where there are no clean logits.
+        """
+        return Margin()(logits, criterion) / _clean_spread("relative_margin", criterion)
+
+
+def _clean_spread(name: str, criterion: Criterion) -> Tensor:
+    if criterion.clean is None:
+        raise ValueError(
+            f"{name}: the logits of the clean samples are missing; a change that many images share "
+            "has none. Use Margin()"
+        )
+    clean = criterion.clean
+    return (clean.amax(1) - clean.amin(1)).clamp_min(torch.finfo(clean.dtype).tiny)
 
 
 def _lead(scores: Tensor, criterion: Criterion) -> Tensor:

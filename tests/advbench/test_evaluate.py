@@ -102,7 +102,7 @@ def test_the_model_stays_where_and_as_it_was(linear, digits):
     ("change", "message"),
     [
         ({"attacks": []}, "attacks is empty"),
-        ({"attacks": ["pdg"]}, "Did you mean 'pgd'"),
+        ({"attacks": ["pgb"]}, "Did you mean 'pgd'"),
         ({"names": ["a", "b"]}, "names: expected 1, one per attack; got 2"),
         ({"eps": []}, "eps and seed need at least one value"),
         ({"draws": 1}, "draws must be at least 2; got 1"),

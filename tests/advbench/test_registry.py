@@ -48,8 +48,8 @@ def test_every_name_loads_and_is_found_again(kind):
 
 
 def test_unknown_names_get_a_suggestion_and_the_choices():
-    with pytest.raises(ValueError, match=r"no attack named 'pdg'. Did you mean 'pgd'\? Choices: "):
-        registry.get("attacks", "pdg")
+    with pytest.raises(ValueError, match=r"no attack named 'pgb'. Did you mean 'pgd'\? Choices: "):
+        registry.get("attacks", "pgb")
     with pytest.raises(ValueError, match=r"no loss named 'x'"):
         registry.get("losses", "x")
     with pytest.raises(ValueError, match=r"no kind 'attack'. Did you mean 'attacks'"):

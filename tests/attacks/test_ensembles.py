@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from advbench.attacks import (
+    APGD,
     BIM,
     DLR,
     FGSM,
@@ -17,8 +18,10 @@ from advbench.attacks import (
     AutoAttack,
     CrossEntropy,
     Linf,
+    Loss,
     Margin,
     RandomNoise,
+    RelativeMargin,
     Robust,
     Rounds,
     TemperedMargin,
@@ -186,29 +189,63 @@ def test_samples_without_a_gradient_meet_the_black_box() -> None:
     assert (found.flags != 0).all()
 
 
-def test_near_samples_on_a_rugged_loss_get_long_rounds() -> None:
-    """On one that is smooth the first two ascents agree, and only touching samples go on."""
-    attack = Rounds(near=1.0, far=1.0, rounds=2, round_steps=10, long_rounds=1, long_steps=20)
+def test_near_samples_get_long_rounds_until_two_agree() -> None:
+    attack = Rounds(near=1.0, rounds=2, round_steps=10, long_rounds=5, long_steps=20)
+    short = 30
     rugged = case(Wavy(), inputs(9, 40, (1, 4, 5), torch.float64))
     found = attack.run(rugged.model, rugged.x, rugged.y, eps=0.02)
-    assert (found.steps[~found.success] == attack.steps).any()
-    none = replace(attack, near=0.0).run(rugged.model, rugged.x, rugged.y, eps=0.02)
-    assert (none.steps[~none.success] == attack.short_steps).all()
+    assert (found.steps[~found.success] > short + 2 * attack.long_steps).any()
+    none = replace(attack, near=0.0).run(rugged.model, rugged.x, rugged.y, eps=0.001)
+    assert (none.steps[~none.success] == short).all()
     smooth_one = smooth(count=40)
     calm = attack.run(smooth_one.model, smooth_one.x, smooth_one.y, eps=0.05)
-    assert (calm.steps[~calm.success] == attack.short_steps).float().mean() > 0.8
+    assert (calm.steps[~calm.success] == short + 2 * attack.long_steps).float().mean() > 0.8
 
 
-def test_tempered_margin_sees_neither_scale_nor_shift() -> None:
+class DeadZone(torch.nn.Module):
+    """A pixel counts from 0.5 on, and much if it is one of a few; below, gradients point away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", 10 * torch.linspace(0, 1, 20) ** 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pixels = x.flatten(1)
+        lead = ((pixels - 0.5).relu() * self.weight - 0.2 * pixels).sum(1)
+        return torch.stack([torch.zeros_like(lead), lead, torch.full_like(lead, -3)], 1)
+
+
+def test_wide_balls_find_what_gradients_within_eps_hide() -> None:
+    model, x, y = DeadZone(), inputs(3, 24, (1, 4, 5), torch.float32) / 5, torch.zeros(24).long()
+    for narrow in (PGD(perturbation=L2(), steps=100, loss=Margin()), APGD(perturbation=L2())):
+        assert not narrow.run(model, x, y, eps=0.6).success.any()
+    found = Rounds(perturbation=L2()).run(model, x, y, eps=0.6)
+    assert found.success.float().mean() > 0.8
+    assert (found.size <= 0.6 * (1 + 1e-5)).all()
+
+
+def test_rows_that_are_masked_are_not_let_go() -> None:
+    """One that is far for all its rounds, but came much nearer from a wide ball, meets them all."""
+    x, y = inputs(3, 24, (1, 4, 5), torch.float32) / 5, torch.zeros(24).long()
+    attack = Rounds(perturbation=L2(), near=0.0)
+    masked = attack.run(DeadZone(), x, y, eps=0.45)
+    assert (masked.steps[~masked.success] == attack.steps).any()
+    honest = smooth(count=24)
+    found = attack.run(honest.model, honest.x, honest.y, eps=0.02)
+    assert not found.success.all()
+    assert (found.steps <= 100).all()
+
+
+@pytest.mark.parametrize("loss", [TemperedMargin(), RelativeMargin()], ids=repr)
+def test_margins_of_one_scale_see_neither_scale_nor_shift(loss: Loss) -> None:
     model, x, y, _ = smooth(count=12)
-    attack = Rounds(rounds=2, long_rounds=1, long_steps=20)
-    plain = attack.run(model, x, y, eps=0.1)
+    attack = PGD(steps=20, loss=loss)
+    plain = attack.run(model, x, y, eps=0.1, stop="never")
     for factor in (1e-4, 1e4):
         scaled = After(model, lambda _, z, factor=factor: factor * z + 7)
-        found = attack.run(scaled, x, y, eps=0.1)
-        assert torch.equal(found.success, plain.success)
+        found = attack.run(scaled, x, y, eps=0.1, stop="never")
+        assert torch.allclose(found.loss, plain.loss, rtol=1e-6)
         assert torch.allclose(found.x_adv, plain.x_adv, atol=1e-6)
-    assert Rounds.loss == TemperedMargin()
 
 
 def test_proven_samples_are_not_searched() -> None:
