@@ -115,7 +115,8 @@ class Rounds(Rule[Ascents]):
     def examples(cls) -> tuple[Self, ...]:
         """Return quick instances."""
         few = cls(rounds=2, round_steps=6, long_rounds=2, long_steps=8)
-        return few, cls(perturbation=L2(), rounds=1, round_steps=4, long_steps=6, near=1.0)
+        l2 = cls(perturbation=L2(), rounds=1, round_steps=4, long_rounds=2, long_steps=5, near=1.0)
+        return few, l2
 
     def init(self, problem: Problem) -> Ascents:
         """Start at a random point."""
