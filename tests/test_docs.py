@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -415,6 +416,24 @@ def test_measured_figures_are_those_of_the_published_tables(repository: Path) ->
         assert line["n"] == n.replace(",", "")
         names = ("clean_accuracy", "robust_accuracy", "robust_low", "robust_high")
         assert [f"{float(line[name]):.3f}" for name in names] == figures, model
+
+
+def test_measured_cascade_is_that_of_the_published_table(repository: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    table = pd.read_csv(repository / "results/benchmarks/cascade.csv")
+    more = table.robust - table.autoattack
+    ratio = table.ratio[table.robust > 0].median()
+    assert (
+        f"On {len(table)} pairs of a zoo net and a set, `robust` comes to the robust accuracy of "
+        f"`autoattack` in {(more == 0).sum()}; it is lower in {(more < 0).sum()} and higher in "
+        f"{(more > 0).sum()}, there\nby two samples at most. It takes a {ratio:.0f}rd of the passes"
+    ) in text
+    assert (more * table.n).max() < 2.5
+    rows = re.findall(r"^\| (zoo:\S+) \| ([\d.]+) \| ([\d.]+) \| 1/(\d+) \|$", text, re.MULTILINE)
+    assert len(rows) == 2
+    for model, *figures in rows:
+        (line,) = table[(table.model == model) & (table.perturbation == "l2")].itertuples()
+        assert [f"{line.autoattack:.3f}", f"{line.robust:.3f}", f"{line.ratio:.0f}"] == figures
 
 
 def test_measured_stickers_are_those_of_the_published_tables(repository: Path) -> None:
