@@ -182,15 +182,19 @@ class Rounds(Rule[Ascents]):
 
     def _ball(self, number: Tensor, share: Tensor, masked: Tensor) -> Tensor:
         """Return the size of the ball in units of eps, after a share of the steps of a round."""
-        if not isinstance(self.perturbation, Linf | L2 | L1):
+        if not self._shrinks:
             return torch.ones_like(share)
         first = torch.where(self._wide(number), _WIDE, _NARROW)
         first = torch.where((number < 2) | (number > self.rounds), 1, first)
         first = torch.where(masked, _WIDE, first)
         return 1 + (first - 1) * (1 - 2 * share).clamp_min(0)
 
+    @property
+    def _shrinks(self) -> bool:
+        return isinstance(self.perturbation, Linf | L2 | L1)
+
     def _wide(self, number: Tensor) -> Tensor:
-        return (number >= 2) & (number <= self.rounds) & (number % 2 == 0)
+        return (number >= 2) & (number <= self.rounds) & (number % 2 == 0) & self._shrinks
 
     def _leapt(self, state: Ascents) -> Tensor:
         """Tell whether a wide round has covered much of the distance that all before had left."""
