@@ -222,6 +222,8 @@ def test_a_signal_ends_the_run_in_order(bench, number, code):
         stderr=subprocess.PIPE,
         text=True,
         cwd=bench.parent,
+        # A shell has its background jobs ignore this one, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stderr is not None
