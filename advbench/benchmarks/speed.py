@@ -130,7 +130,12 @@ def main(out: Path, repetitions: int, wanted: str | None) -> None:
     if not lines:
         labels = ", ".join(victim.label for victim in VICTIMS)
         raise click.UsageError(f"no victim named {wanted!r}; choose from {labels}")
-    store(out, "speed", [asdict(line) for line in lines], page(lines, facts(repetitions, ("advbench",))))
+    store(
+        out,
+        "speed",
+        [asdict(line) for line in lines],
+        page(lines, facts(repetitions, ("advbench",))),
+    )
 
 
 if __name__ == "__main__":
