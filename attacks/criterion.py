@@ -16,6 +16,11 @@ def others(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels.unsqueeze(1), -torch.inf)
 
 
+def rivals(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the wrong classes (B, K - 1), that of the largest logit first, equal ones in order."""
+    return others(logits, labels).argsort(dim=1, descending=True, stable=True)[:, :-1]
+
+
 def likeliest(logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """Return the label and the ``count - 1`` other classes of largest logit, in order, (B, count).
 

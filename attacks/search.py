@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.attack import Attack, Task
-from advbench.attacks.criterion import others
+from advbench.attacks.criterion import rivals
 from advbench.attacks.flags import Flag
 from advbench.attacks.losses import Loss
 from advbench.attacks.query import Problem, Query, Record, Rules, keep_better
@@ -120,10 +120,9 @@ class Rule(Attack, Generic[S]):
         """
         criterion = task.criterion
         assert criterion.clean is not None
-        wrong = others(criterion.clean, criterion.y)
-        order = wrong.argsort(dim=1, descending=True, stable=True)
+        order = rivals(criterion.clean, criterion.y)
         enough = task.stop == "success" and task.finds == "inside"
-        for place in range(min(self.target_classes, order.shape[1] - 1)):
+        for place in range(min(self.target_classes, order.shape[1])):
             rows = ~record.success if enough else torch.ones_like(record.success)
             index = rows.nonzero().squeeze(1)
             if not len(index):

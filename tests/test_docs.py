@@ -424,9 +424,9 @@ def test_measured_cascade_is_that_of_the_published_table(repository: Path) -> No
     more = table.robust - table.autoattack
     ratio = table.ratio[table.robust > 0].median()
     assert (
-        f"On {len(table)} pairs of a zoo net and a set, `robust` comes to the robust accuracy of "
+        f"On {len(table)} pairs of a net and a set, `robust` comes to the robust accuracy of "
         f"`autoattack` in {(more == 0).sum()}; it is lower in {(more < 0).sum()} and higher in "
-        f"{(more > 0).sum()}, there\nby two samples at most. It takes a {ratio:.0f}rd of the passes"
+        f"{(more > 0).sum()}, there\nby two samples at most. It takes 1/{ratio:.0f} of the passes"
     ) in text
     assert (more * table.n).max() < 2.5
     rows = re.findall(r"^\| (zoo:\S+) \| ([\d.]+) \| ([\d.]+) \| 1/(\d+) \|$", text, re.MULTILINE)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from advbench.bench.store import Rows, Store
-from advbench.benchmarks.report import store
+from advbench.benchmarks.report import out_option, store
 
 _BACKWARD = 2
 _METHOD = """\
@@ -97,13 +97,7 @@ def _row(line: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results/benchmarks"),
-    show_default=True,
-    help="Folder for cascade.csv and cascade.md.",
-)
+@out_option("cascade")
 def main(folders: tuple[Path, ...], out: Path) -> None:
     """Lay robust and autoattack side by side, from the results FOLDERS of advbench run."""
     lines = [line for folder in folders for line in pairs(folder)]

@@ -34,6 +34,7 @@ from advbench.benchmarks.minimal_report import (
     write_minimal,
     write_optimality,
 )
+from advbench.benchmarks.report import out_option
 from advbench.models.loading import ModelSpec, load_model
 
 TASKS = (
@@ -297,13 +298,7 @@ def _say(text: str) -> None:
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results/benchmarks"),
-    show_default=True,
-    help="Folder for minimal.csv, minimal.md, optimality.csv and optimality.md.",
-)
+@out_option("minimal", "optimality")
 @click.option("--images", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option(
     "--pool-images",

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from advbench.benchmarks.report import store
+from advbench.benchmarks.report import bullets, store
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ minimal.md.
 
 def write_minimal(folder: Path, lines: Sequence[MinimalLine], facts: Mapping[str, str]) -> None:
     """Write minimal.csv and minimal.md into `folder`, which is made where it is missing."""
-    parts = ["# Minimum-norm attacks beside other libraries\n", MINIMAL_METHOD, _listed(facts)]
+    parts = ["# Minimum-norm attacks beside other libraries\n", MINIMAL_METHOD, bullets(facts)]
     for victim, own in groupby(lines, key=lambda line: line.victim):
         parts.append(f"## {victim}\n")
         for _, group in groupby(own, key=lambda line: (line.attack, line.norm, line.passes)):
@@ -105,7 +105,7 @@ def write_optimality(
     folder: Path, lines: Sequence[OptimalityLine], facts: Mapping[str, str]
 ) -> None:
     """Write optimality.csv and optimality.md into `folder`, which is made where it is missing."""
-    parts = ["# Optimality of minimum-norm attacks\n", OPTIMALITY_METHOD, _listed(facts)]
+    parts = ["# Optimality of minimum-norm attacks\n", OPTIMALITY_METHOD, bullets(facts)]
     for norm in dict.fromkeys(line.norm for line in lines):
         parts.append(f"## {norm}\n")
         own = [line for line in lines if line.norm == norm]
@@ -113,10 +113,6 @@ def write_optimality(
         victims.sort(key=lambda victim: victim != OVERALL)
         parts += [_ranking([line for line in own if line.victim == name]) for name in victims]
     store(folder, "optimality", [asdict(line) for line in lines], "\n".join(parts))
-
-
-def _listed(facts: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"
 
 
 def _missed(lines: Sequence[MinimalLine] | Sequence[OptimalityLine]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from advbench.benchmarks.contestants import CONTESTANTS, Contestant, Task
 from advbench.benchmarks.machine import facts
 from advbench.benchmarks.measuring import Whole, counted, floor, race
-from advbench.benchmarks.report import Line, write
+from advbench.benchmarks.report import Line, out_option, write
 from advbench.benchmarks.victims import VICTIMS, Victim
 
 
@@ -98,13 +98,7 @@ def tasks(victim: Victim) -> Iterator[Task]:
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results/benchmarks"),
-    show_default=True,
-    help="Folder for peers.csv and peers.md.",
-)
+@out_option("peers")
 @click.option("--repetitions", type=click.IntRange(min=5), default=5, show_default=True)
 @click.option("--victim", "only", multiple=True, help="Measure this victim only; repeatable.")
 def main(out: Path, repetitions: int, only: tuple[str, ...]) -> None:

@@ -23,7 +23,7 @@ from advbench.attacks.rendering.rasterizer import Rasterizer
 from advbench.attacks.rendering.scene import Scene
 from advbench.benchmarks.machine import facts
 from advbench.benchmarks.measuring import Spread, cpu_seconds, spin
-from advbench.benchmarks.report import store
+from advbench.benchmarks.report import bullets, out_option, store
 from advbench.data.objects import CLASSES
 from advbench.data.scenes import VIEW
 from advbench.files import write_atomic
@@ -269,7 +269,7 @@ def markdown(lines: list[RendererLine], facts: Mapping[str, str]) -> str:
         [
             "# The rasterizer: speed and gradient\n",
             METHOD,
-            "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n",
+            bullets(facts),
             "| mesh (faces) | size | batch | forward | with gradient | hard | noise |",
             "|---|---|---|---|---|---|---|",
             *map(_speed, lines),
@@ -327,13 +327,7 @@ def _skew(axis: Tensor) -> Tensor:
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results/benchmarks"),
-    show_default=True,
-    help="Folder for renderer.csv and renderer.md.",
-)
+@out_option("renderer")
 @click.option("--repetitions", type=click.IntRange(min=5), default=7, show_default=True)
 @click.option("--poses", "compared", type=click.IntRange(min=50), default=100, show_default=True)
 def main(out: Path, repetitions: int, compared: int) -> None:

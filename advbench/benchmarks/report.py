@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,27 @@ def store(folder: Path, name: str, rows: Sequence[Mapping[str, object]], page: s
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
 
 
+def bullets(facts: Mapping[str, str]) -> str:
+    """Return what the figures depend on as a list in Markdown."""
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n"
+
+
+def out_option(*names: str) -> Callable[[Command], Command]:
+    """Return the option `--out` of a benchmark that writes NAME.csv and NAME.md for each name."""
+    files = [f"{name}.{suffix}" for name in names for suffix in ("csv", "md")]
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=Path("results/benchmarks"),
+        show_default=True,
+        help=f"Folder for {', '.join(files[:-1])} and {files[-1]}.",
+    )
+
+
 def markdown(lines: Sequence[Line], facts: Mapping[str, str]) -> str:
     """Lay the lines out as one table per victim and task, the facts of the machine above them."""
     parts = ["# advbench beside other attack libraries\n", METHOD]
-    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n")
+    parts.append(bullets(facts))
     for victim, measured in groupby(lines, key=lambda line: line.victim):
         parts.append(f"## {victim}\n")
         for _, group in groupby(measured, key=lambda line: (line.attack, line.norm)):

@@ -12,8 +12,8 @@ import torch
 from advbench.attacks import PGD, Linf, Margin, Outcome
 from advbench.attacks.speed import Speedup, accelerated
 from advbench.benchmarks.machine import facts
-from advbench.benchmarks.measuring import Spread, race
-from advbench.benchmarks.report import store
+from advbench.benchmarks.measuring import race
+from advbench.benchmarks.report import bullets, out_option, store
 from advbench.benchmarks.victims import VICTIMS, Victim
 
 OPTIONS: tuple[tuple[Speedup, ...], ...] = (
@@ -67,36 +67,29 @@ def measure(victim: Victim, repetitions: int) -> Iterator[SpeedLine]:
     kept = {name: _robust(call()) for name, call in calls.items()}  # it warms up as well
     without = _robust(plain())
     timing = race(plain, calls, repetitions=repetitions)
-    noise = timing.noise.high / timing.noise.low
     for name, ratio in timing.ratios.items():
-        yield _line(victim, len(x), name, ratio, kept[name], without, noise)
+        yield SpeedLine(
+            victim=victim.label,
+            eps=victim.linf,
+            n=len(x),
+            options=name,
+            ratio=round(ratio.median, 3),
+            ratio_low=round(ratio.low, 3),
+            ratio_high=round(ratio.high, 3),
+            robust_accuracy=kept[name],
+            without=without,
+            noise=round(timing.noise.high / timing.noise.low, 2),
+        )
 
 
 def _robust(found: Outcome) -> float:
     return round(1 - float(found.success.double().mean()), 4)
 
 
-def _line(
-    victim: Victim, n: int, name: str, ratio: Spread, kept: float, without: float, noise: float
-) -> SpeedLine:
-    return SpeedLine(
-        victim=victim.label,
-        eps=victim.linf,
-        n=n,
-        options=name,
-        ratio=round(ratio.median, 3),
-        ratio_low=round(ratio.low, 3),
-        ratio_high=round(ratio.high, 3),
-        robust_accuracy=kept,
-        without=without,
-        noise=round(noise, 2),
-    )
-
-
 def page(lines: Sequence[SpeedLine], machine: Mapping[str, str]) -> str:
     """Return the table as Markdown, the facts of the machine above it."""
     parts = ["# Speed options\n", METHOD]
-    parts.append("\n".join(f"- {name}: {value}" for name, value in machine.items()) + "\n")
+    parts.append(bullets(machine))
     parts.append("| model | eps | n | options | CPU time | robust accuracy (without) | noise |")
     parts.append("|---|---|---|---|---|---|---|")
     for line in lines:
@@ -109,13 +102,7 @@ def page(lines: Sequence[SpeedLine], machine: Mapping[str, str]) -> str:
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results/benchmarks"),
-    show_default=True,
-    help="Folder for speed.csv and speed.md.",
-)
+@out_option("speed")
 @click.option("--repetitions", type=click.IntRange(5), default=9, show_default=True)
 @click.option("--victim", "wanted", help="One of the victims only, by its label.")
 def main(out: Path, repetitions: int, wanted: str | None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from advbench.benchmarks.report import store
+from advbench.benchmarks.report import bullets, store
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_stickers(folder: Path, lines: Sequence[StickerLine], facts: Mapping[st
 def markdown(lines: Sequence[StickerLine], facts: Mapping[str, str]) -> str:
     """Lay the lines out as one table per victim and area, the facts of the machine above them."""
     parts = ["# Stickers of advbench beside those of ART\n", METHOD]
-    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()) + "\n")
+    parts.append(bullets(facts))
     for victim, group in groupby(lines, key=lambda line: line.victim):
         parts.append(f"## {victim}\n")
         for _, members in groupby(group, key=lambda line: line.eps):

@@ -21,6 +21,7 @@ from advbench.attacks import Picture
 from advbench.bench.table import wilson
 from advbench.benchmarks.machine import facts, installed
 from advbench.benchmarks.measuring import Spread, Whole, counted, cpu_seconds, floor, race
+from advbench.benchmarks.report import out_option
 from advbench.benchmarks.sticker_contestants import (
     MAKERS,
     Paste,
@@ -228,13 +229,7 @@ def _area(way: Paste, model: nn.Module, x: Tensor, task: StickerTask) -> float:
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results/benchmarks"),
-    show_default=True,
-    help="Folder for stickers.csv and stickers.md.",
-)
+@out_option("stickers")
 @click.option("--repetitions", type=click.IntRange(min=5), default=7, show_default=True)
 @click.option("--stickers", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--victim", "only", multiple=True, help="Measure this victim only; repeatable.")

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from advbench.attacks.criterion import others
+from advbench.attacks.criterion import others, rivals
 from advbench.attacks.gradient.apgd import glide
 from advbench.attacks.losses import Loss, RelativeMargin
 from advbench.attacks.perturbations import L1, L2, Linf, Perturbation
@@ -214,9 +214,8 @@ class Rounds(Rule[Ascents]):
 
     def _aim(self, state: Ascents, problem: Problem) -> Tensor:
         """Return the class each row heads for: any, then the nearest ones, then the nearest."""
-        wrong = others(state.logits, problem.criterion.y)
-        order = wrong.argsort(dim=1, descending=True, stable=True)
-        place = (state.round - 2) % (order.shape[1] - 1)
+        order = rivals(state.logits, problem.criterion.y)
+        place = (state.round - 2) % order.shape[1]
         aim = order.gather(1, place.unsqueeze(1)).squeeze(1)
         aim = torch.where(state.round > self.rounds, state.rival, aim)
         return torch.where(state.round < 2, -1, aim)

@@ -248,6 +248,18 @@ def test_margins_of_one_scale_see_neither_scale_nor_shift(loss: Loss) -> None:
         assert torch.allclose(found.x_adv, plain.x_adv, atol=1e-6)
 
 
+def test_rounds_see_neither_scale_nor_shift() -> None:
+    model, x, y, _ = smooth(count=12)
+    attack = Rounds(rounds=2, long_rounds=1, long_steps=20)
+    plain = attack.run(model, x, y, eps=0.1)
+    for factor in (1e-4, 1e4):
+        scaled = After(model, lambda _, z, factor=factor: factor * z + 7)
+        found = attack.run(scaled, x, y, eps=0.1)
+        assert torch.equal(found.success, plain.success)
+        assert torch.allclose(found.x_adv, plain.x_adv, atol=1e-6)
+    assert Rounds.loss == RelativeMargin()
+
+
 def test_proven_samples_are_not_searched() -> None:
     model, x, y, _ = smooth(count=12)
     proven = torch.tensor([True, False] * 6)
