@@ -42,6 +42,7 @@ class AutoAttack(Attack):
     """
 
     access: ClassVar[Access] = "gradient"
+    version: ClassVar[int] = 2
 
     perturbation: Perturbation = Linf()
     preset: Literal["standard", "plus", "rand"] = "standard"

@@ -40,6 +40,7 @@ class FAB(Rule[Iterate]):
     """
 
     access: ClassVar[Access] = "gradient"
+    version: ClassVar[int] = 2
     finds: ClassVar[Finds] = "smallest"
     scores_last: ClassVar[bool] = False
     queries_per_step: ClassVar[int] = 2

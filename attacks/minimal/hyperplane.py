@@ -11,6 +11,9 @@ from advbench.attacks.losses import Difference, Loss, Margin
 from advbench.attacks.perturbations import L1, L2, Linf, Perturbation
 from advbench.attacks.query import Problem, Query
 
+_TINY = 1e-9
+"""The share of the largest weight up to which a weight is taken for rounding."""
+
 
 @dataclass(frozen=True)
 class Lead(Loss):
@@ -104,6 +107,7 @@ def nearest(perturbation: Perturbation, image: Tensor, g: Tensor, rise: Tensor) 
     peak = weight.amax(1, keepdim=True)
     peak = torch.where(peak > 0, peak, 1)
     weight, need = weight / peak, rise.abs() / peak
+    weight = torch.where(weight > _TINY, weight, 0)
     if isinstance(perturbation, L1):
         change = _greedy(weight, room, need)
     else:
@@ -131,8 +135,10 @@ def _level(weight: Tensor, pace: Tensor, room: Tensor, need: Tensor) -> Tensor:
     ordered, order = kinks.sort(dim=1)
     filled = (weight * room).gather(1, order).cumsum(1)
     slope = weight * pace
-    rest = slope.sum(1, keepdim=True) - slope.gather(1, order).cumsum(1)
-    gains = torch.where(ordered < torch.inf, filled + ordered * rest, torch.inf)
+    # Added up from the far end: a difference of large sums would be lost where kinks are far.
+    beyond = slope.gather(1, order).flip(1).cumsum(1).flip(1)
+    rest = torch.cat([beyond[:, 1:], torch.zeros_like(beyond[:, :1])], 1)
+    gains = torch.where(ordered < torch.inf, filled + ordered * rest, torch.inf).cummax(1).values
     passed = (gains < need).sum(1, keepdim=True)
     last = ordered.gather(1, (passed - 1).clamp_min(0))
     full = (passed > 0) & (kinks <= last)

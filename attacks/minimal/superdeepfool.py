@@ -56,6 +56,7 @@ class SuperDeepFool(Rule[Projecting]):
     """
 
     access: ClassVar[Access] = "gradient"
+    version: ClassVar[int] = 2
     finds: ClassVar[Finds] = "smallest"
     queries_per_step: ClassVar[int] = 2
     stops_itself: ClassVar[bool] = True

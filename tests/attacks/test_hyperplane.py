@@ -36,6 +36,22 @@ def test_it_is_as_short_as_possible(perturbation: Perturbation, dtype: torch.dty
         torch.testing.assert_close(size, best, atol=close, rtol=close)
 
 
+@pytest.mark.parametrize("perturbation", NORMS, ids=repr)
+def test_weights_of_all_magnitudes(perturbation: Perturbation) -> None:
+    """Nearly all coordinates hardly matter, and use up their room at a level far beyond the rest.
+
+    There the sums of what is left are rounded away unless they are added up from the far end.
+    """
+    x = (0.5 + 0.6 * numbers(5, 8, 784)).clamp(0, 1)
+    g = numbers(6, 8, 784) * 10 ** (6 * numbers(7, 8, 784) - 3)
+    most = torch.where(g > 0, (1 - x) * g, x * -g).sum(1)
+    rise = most * torch.linspace(0.01, 0.6, 8, dtype=torch.float64)
+    single = nearest(perturbation, x.float(), g.float(), rise.float()).double()
+    double = nearest(perturbation, x, g, rise)
+    torch.testing.assert_close((single * g).sum(1), rise, atol=0, rtol=1e-4)
+    assert torch.allclose(perturbation.size(x, single), perturbation.size(x, double), rtol=1e-4)
+
+
 def test_three_points_by_hand() -> None:
     """``3 a + b = 2`` from (0.8, 0.3), (0.8, 0.3) and (0.2, 0.6): rises of -0.7 and 0.8."""
     x = torch.tensor([[0.8, 0.3], [0.2, 0.6], [0.9, 0.0]], dtype=torch.float64)
