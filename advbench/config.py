@@ -1,7 +1,9 @@
 """The configuration of a benchmark run: strict TOML in, frozen dataclasses out.
 
-    [run]       seed, device, batch_size, draws, speed
+    [run]       seed, device, batch_size, draws, speed, keep_changes, deterministic
     [data]      name, split, samples, root
+    [certify]   when, draws, alpha
+    [gate]      margin, alpha, inconclusive
     [[model]]   name, label, sha256, defenses, mean, std, for a file without a card architecture,
                 shape, classes
     [[attack]]  name, eps, label, budget, eot, targets, surrogate, from_class, adaptive, and every
@@ -24,23 +26,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from advbench import registry
-from advbench.document import ConfigError, Document, Keys, parse_toml
+from advbench.document import ConfigError, Document, Keys, parse_text, parse_toml
 from advbench.models import zoo
 from advbench.schema import INVALID, Plugin, Plugins, Reader, build, number, plain
 
 __all__ = [
     "AttackEntry",
+    "CertifySection",
     "Config",
     "ConfigError",
     "DataSection",
     "Document",
     "Eps",
+    "GateSection",
     "ModelEntry",
     "Plugin",
     "Reader",
     "RunSection",
     "build",
     "load",
+    "load_text",
     "parse_toml",
     "plain",
     "read",
@@ -121,6 +126,9 @@ class RunSection:
         draws: how often a model that answers at random is asked about each example it is judged on.
         speed: shortcuts that searches take, each for its price: fold, channels_last, compile,
             bf16. Every success is confirmed by the model itself.
+        keep_changes: store what each attack changed, so that it can be tried on another model.
+        deterministic: take only algorithms that repeat themselves, which on a GPU are slower; what
+            has none there is an error.
     """
 
     seed: Annotated[tuple[int, ...], Seeds()] = (0,)
@@ -128,12 +136,56 @@ class RunSection:
     batch_size: int = 128
     draws: int = 20
     speed: tuple[Literal["fold", "channels_last", "compile", "bf16"], ...] = ()
+    keep_changes: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {self.batch_size}")
         if self.draws < 2:
             raise ValueError(f"draws must be at least 2; got {self.draws}")
+
+
+@dataclass(frozen=True)
+class CertifySection:
+    """Which samples are proven robust before they are attacked, in balls of Linf, L2 and L1.
+
+    Fields:
+        when: "auto" where bounds are cheap, "always" where there are any, "never".
+        draws: noisy copies of a sample, for a model of randomised smoothing, which is never cheap.
+        alpha: the probability with which the proof of a smoothed model may be wrong, per sample.
+    """
+
+    when: Literal["auto", "always", "never"] = "auto"
+    draws: int = 1000
+    alpha: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1; got {self.draws}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1; got {self.alpha}")
+
+
+@dataclass(frozen=True)
+class GateSection:
+    """What a gate goes by.
+
+    Fields:
+        margin: the drop of an accuracy that is too much.
+        alpha: how often a drop of `margin` may pass, and a model without any drop fail, at most.
+        inconclusive: what too few samples for either come to.
+    """
+
+    margin: float = 0.01
+    alpha: float = 0.05
+    inconclusive: Literal["fail", "pass"] = "fail"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 1:
+            raise ValueError(f"margin must lie between 0 and 1; got {self.margin:g}")
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(f"alpha must lie between 0 and 0.5; got {self.alpha:g}")
 
 
 @dataclass(frozen=True)
@@ -201,6 +253,8 @@ class Config:
     attack: Annotated[tuple[AttackEntry, ...], AttackGrid()]
     run: RunSection = RunSection()
     data: DataSection = DataSection()
+    certify: CertifySection = CertifySection()
+    gate: GateSection = GateSection()
 
     def __post_init__(self) -> None:
         known = [model.label or model.name for model in self.model]
@@ -231,7 +285,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, Docum
     An override of `attack.<field>` goes to every [[attack]] that has the field. Raises ConfigError
     with every problem found.
     """
-    document = parse_toml(path)
+    return _loaded(parse_toml(path), overrides)
+
+
+def load_text(name: str, text: str, overrides: Sequence[str] = ()) -> tuple[Config, Document]:
+    """Read a configuration from the text of a file called `name`; else as `load`."""
+    return _loaded(parse_text(name, text), overrides)
+
+
+def _loaded(document: Document, overrides: Sequence[str]) -> tuple[Config, Document]:
     for assignment in overrides:
         document.override(assignment, accepts)
     return build(Config, document), document

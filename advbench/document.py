@@ -117,6 +117,11 @@ def parse_toml(path: str | Path) -> Document:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{name}:{line}: the text is not UTF-8: {error.reason}") from error
+    return parse_text(name, text)
+
+
+def parse_text(name: str, text: str) -> Document:
+    """Read TOML from a text; raises ConfigError, naming `name` and line, where it is empty or none."""
     if not text.strip():
         raise ConfigError(f"{name}:1: the file is empty")
     try:

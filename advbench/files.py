@@ -1,11 +1,16 @@
 """Files are written whole or not at all; every write of advbench comes through here."""
 
+import contextlib
+import logging
 import os
+import tempfile
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 
 class WriteError(OSError):
-    """A file cannot be written; what it held before is still there."""
+    """A file cannot be written; it is as it was before, or whole."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -15,7 +20,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -26,5 +31,30 @@ def write_atomic(path: Path, content: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:  # also after an interrupt
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether files can be made in a folder; raises WriteError naming it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def set_aside(path: Path, reason: object) -> None:
+    """Rename a damaged file, where there is one, so that it is made again; warn with the reason.
+
+    Raises WriteError naming the path.
+    """
+    if not path.exists():
+        return
+    _log.warning("%s is damaged (%s): renamed to *.corrupt and made again", path, reason)
+    try:
+        os.replace(path, path.with_name(f"{path.name}.corrupt"))
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be renamed: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ from advbench.attacks.perturbations.perturbation import Perturbation
 from advbench.attacks.query import Access, Finds, Problem, Query, Record, Rules, keep_better
 from advbench.attacks.randomness import Draws
 from advbench.attacks.rows import map_rows, put, take
-from advbench.attacks.victim import Model, Victim, device_of, frozen
+from advbench.attacks.victim import Model, Victim, device_of, frozen, full_precision
 
 Stop = Literal["success", "never"]
 Progress = Callable[[int], None]
@@ -93,12 +93,15 @@ class Adversary(ABC):
     """What an attack declares: its fields are hyper-parameters, its class variables facts.
 
     ``access`` is what it asks of the victim, ``finds`` whether it looks inside a set of size
-    ``eps`` or for the smallest change, ``version`` rises when its numbers change.
+    ``eps`` or for the smallest change, ``version`` rises when its numbers change,
+    ``takes_proofs`` whether samples that are proven robust are left out where it is run for a
+    robust accuracy.
     """
 
     access: ClassVar[Access]
     finds: ClassVar[Finds] = "inside"
     version: ClassVar[int] = 1
+    takes_proofs: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -227,15 +230,19 @@ class Attack(Adversary):
             )
         if stand_in is not None and eot is not None:
             raise ValueError("stand_in: not together with eot, whose successes are majorities")
-        with frozen(model, seed), frozen(model if stand_in is None else stand_in, seed):
-            device = device_of(model, x)
+        device = device_of(model, x)
+        with (
+            frozen(model, seed),
+            frozen(model if stand_in is None else stand_in, seed),
+            full_precision(device) as mode,
+        ):
             working = torch.float64 if x.dtype == torch.float64 else torch.float32
             aims = None if targets is None else targets.to(device, torch.int64)
             criterion = Criterion(y.to(device, torch.int64), aims)
             numbers = torch.arange(len(x)) if ids is None else ids
-            victim = Victim(model, x, criterion)
+            victim = Victim(model, x, criterion, mode=mode)
             if stand_in is not None:
-                victim = Victim(stand_in, x, criterion, exact=victim)
+                victim = Victim(stand_in, x, criterion, exact=victim, mode=mode)
             task = Task(
                 victim,
                 checks.inside_box(x, self.perturbation).to(device, working),

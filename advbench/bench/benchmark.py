@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from advbench.bench.determinism import repeatable
 from advbench.bench.plan import Cell
 from advbench.bench.run import Found, Runner, provenance, run_cells
 from advbench.bench.store import Store, opened
-from advbench.bench.table import Row, summary, to_csv
+from advbench.bench.table import summary, to_csv
+from advbench.bench.verdicts import Row
 from advbench.config import Config, Document, plain
 
 
@@ -30,15 +32,16 @@ def benchmark(
 
     """
     planned = [cell.facts() for cell in cells]
-    manifest = {
-        "cells": planned,
-        "config": plain(config),
-        "config_text": document.text,
-        "overrides": sorted(set(document.overridden.values())),
-        "provenance": provenance(command),
-    }
-    with opened(folder) as store:
-        store.prepare(manifest)
+    with repeatable(config.run.deterministic), opened(folder) as store:
+        store.prepare(
+            {
+                "cells": planned,
+                "config": plain(config),
+                "config_text": document.text,
+                "overrides": sorted(set(document.overridden.values())),
+                "provenance": provenance(command),
+            }
+        )
         finished: dict[str, Found] = {}
         try:
             for key, found in run_cells(cells, runner, store):

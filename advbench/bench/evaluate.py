@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from advbench.attacks.victim import Model
 from advbench.bench.plan import DRAWS, Cell, Selection, Victim, cells
 from advbench.bench.run import Runner, run_cells
 from advbench.bench.table import COLUMNS, summary
-from advbench.config import AttackEntry, Eps
+from advbench.config import AttackEntry, CertifySection, Eps
 from advbench.data import Samples
 from advbench.models.loading import content_address
 
@@ -45,6 +46,7 @@ def evaluate(
     train: Samples | tuple[Tensor, Tensor] | None = None,
     adaptive: bool = False,
     draws: int = DRAWS,
+    certify: Literal["auto", "always", "never"] = "auto",
 ) -> Results:
     """Attack a classifier and judge what the attacks return.
 
@@ -64,6 +66,8 @@ def evaluate(
             still what is judged.
         draws: how often a model that answers at random is asked about each example it is judged
             on, at least 2.
+        certify: whether to prove samples robust: where bounds are cheap, where there are any, or
+            never; see `CertifySection`.
 
     Raises:
         ValueError, TypeError: an argument is out of its range or of the wrong kind. What an attack
@@ -90,7 +94,8 @@ def evaluate(
         AttackEntry(label, attack, scales, targets=targets, adaptive=adaptive)
         for label, attack in zip(labels, built, strict=True)
     ]
-    planned = cells([(victim, selection)], entries, seeds, draws)
+    section = CertifySection(when=certify)
+    planned = cells([(victim, selection)], entries, seeds, draws, certify=section)
     finished = dict(run_cells(planned, Runner(batch_size)))
     table = summary([cell.facts() for cell in planned], finished)
     records = [finished[cell.key] for cell in planned]

@@ -2,14 +2,14 @@
 
 A fresh forward of the bare model scores the returned inputs themselves; range, size and the link
 between input and parameters are measured again. A row that breaks the threat model is `invalid`:
-never a success, and never clipped into one.
+never a success, and never clipped into one. A row is `nan`, neither broken nor robust, where the
+model has no finite answer, or where the search met nothing but such answers around it.
 
 A model that answers at random is asked about the same input again and again, in draws that no
 attack has seen: one answer would make of its luck a success, the more so the more attacks try.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from advbench.attacks.attack import Attack, Outcome
+from advbench.attacks.flags import Flag
 from advbench.attacks.perturbations.perturbation import Perturbation
-from advbench.attacks.victim import Model, Victim, frozen
+from advbench.attacks.victim import Model, full_precision
+from advbench.trust.answers import (
+    Look,
+    Tally,
+    answers_at_random,
+    as_they_are,
+    classes,
+    confidence,
+    draw_seeds,
+    fooled,
+    predict,
+    tally,
+)
 
+__all__ = [
+    "Look",
+    "Tally",
+    "Verdict",
+    "answers_at_random",
+    "as_they_are",
+    "check_form",
+    "classes",
+    "confidence",
+    "draw_seeds",
+    "fooled",
+    "judge",
+    "predict",
+    "tally",
+]
 _TOLERANCE = 1e-6  # of the box, and of the link between inputs and parameters
 
 
@@ -39,98 +67,6 @@ class Verdict:
     invalid: NDArray[np.bool_]
     nan: NDArray[np.bool_]
     detail: str  # how many rows broke which rule; empty without any
-
-
-Look = Callable[[Tensor], Tensor]
-"""What inputs look like: images (B, C, H, W)."""
-
-
-def as_they_are(x: Tensor) -> Tensor:
-    """How images look."""
-    return x
-
-
-def predict(
-    model: Model, x: Tensor, batch_size: int, look: Look = as_they_are, seed: int = 0
-) -> Tensor:
-    """Return the logits (N, K) of the bare model in eval mode, on the device of `x`."""
-    victim = Victim(model, x)
-    with frozen(model, seed), torch.inference_mode():
-        parts = [victim(look(part.to(victim.device))).to(x.device) for part in x.split(batch_size)]
-    return torch.cat(parts)
-
-
-def answers_at_random(model: Model, x: Tensor, batch_size: int, look: Look = as_they_are) -> bool:
-    """Whether the model answers at random.
-
-    It does where two answers to the inputs (N, *shape), under two seeds, differ in any bit, or
-    where it draws from torch's generators, though both answers may happen to be the same.
-    """
-    victim = Victim(model, x)
-    answers, drawn = [], False
-    for seed in (0, 1):
-        with frozen(model, seed), torch.inference_mode():
-            images = [look(part.to(victim.device)) for part in x.split(batch_size)]
-            before = _generators(victim.device)
-            answers.append(torch.cat([victim(part) for part in images]).nan_to_num())
-            after = _generators(victim.device)
-        drawn |= not all(map(torch.equal, before, after))
-    return drawn or not torch.equal(*answers)
-
-
-def draw_seeds(purpose: str, seed: int, count: int) -> list[int]:
-    """Return the seeds of `count` draws for one purpose, far from the seed of any attack."""
-    texts = [f"{purpose} {seed} {number}" for number in range(count)]
-    return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
-
-
-@dataclass(frozen=True, eq=False)
-class Tally:
-    """What a model answers to each input in one draw or in many, all (N,)."""
-
-    prediction: Tensor  # the class of most draws; -1 where a logit of any is not finite
-    confidence: Tensor  # the probability of the prediction, as a mean over the draws
-    right: Tensor  # the share of the draws that rank no class above the label
-    finite: Tensor
-
-
-def tally(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    batch_size: int,
-    look: Look = as_they_are,
-    seeds: Sequence[int] = (0,),
-) -> Tally:
-    """Ask about the inputs (N, *shape) with labels `y` (N,) once under each seed."""
-    finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    right = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    votes, probability = right.new_zeros(len(x), 1), right.new_zeros(len(x), 1)
-    for seed in seeds:
-        logits = predict(model, x, batch_size, look, seed)
-        finite = finite & logits.isfinite().all(1)
-        right = right + (logits.isfinite().all(1) & ~fooled(logits, y))
-        votes = votes + torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
-        probability = probability + logits.double().softmax(1)
-    first = votes.argmax(1)
-    sure = probability.gather(1, first.unsqueeze(1)).squeeze(1) / len(seeds)
-    return Tally(first.where(finite, -1), sure, right / len(seeds), finite)
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """Return the probability of the predicted class (N,), NaN where a logit is not finite."""
-    return logits.double().softmax(1).amax(1)
-
-
-def classes(logits: Tensor) -> Tensor:
-    """Return the predicted class (N,), -1 where a logit is not finite."""
-    return logits.argmax(1).where(logits.isfinite().all(1), -1)
-
-
-def fooled(logits: Tensor, y: Tensor) -> Tensor:
-    """Which rows (N,) are finite and rank a class above `y`; a tie is no success."""
-    label = logits.gather(1, y.unsqueeze(1)).squeeze(1)
-    return logits.isfinite().all(1) & (logits.amax(1) > label)
 
 
 def judge(
@@ -154,12 +90,17 @@ def judge(
     check_form(attack, x, outcome)
     adversarial = outcome.x_adv.detach()
     parameters = outcome.p.detach()
-    size, broken = _measure(attack.perturbation, x, adversarial, parameters, eps, batch_size)
+    with full_precision(x.device):
+        size, broken = _measure(attack.perturbation, x, adversarial, parameters, eps, batch_size)
+        images = look(adversarial)
     legal = ~torch.stack(list(broken.values())).any(0)
-    images = look(adversarial)
     seen = tally(model, images, y, batch_size, seeds=seeds)
     again = tally(model, images, y, batch_size, seeds=screening) if screening else seen
     rounded = tally(model, _rounded(images), y, batch_size, seeds=seeds)
+    success = legal & seen.finite & (seen.right < 0.5)
+    # With nothing finite to go by, a search brings back the sample itself: it has seen nothing.
+    blind = ((outcome.flags & int(Flag.NON_FINITE)) != 0) & (size == 0)
+    answered = seen.finite & again.finite & (success | ~blind)
     counts = {rule: int(rows.sum()) for rule, rows in broken.items()}
     detail = "; ".join(f"{count} rows {rule}" for rule, count in counts.items() if count)
     return Verdict(
@@ -167,11 +108,11 @@ def judge(
         confidence=_array(seen.confidence),
         right=_array(seen.right),
         screened=_array(again.right),
-        success=_array(legal & seen.finite & (seen.right < 0.5)),
+        success=_array(success),
         success_8bit=_array(legal & rounded.finite & (rounded.right < 0.5)),
         size=_array(size),
         invalid=_array(~legal),
-        nan=_array(legal & ~(seen.finite & again.finite)),
+        nan=_array(legal & ~answered),
         detail=detail,
     )
 
@@ -222,12 +163,6 @@ def _measure(
         for rule, rows in broken.items():
             rules.setdefault(rule, []).append(rows)
     return torch.cat(sizes), {rule: torch.cat(rows) for rule, rows in rules.items()}
-
-
-def _generators(device: torch.device) -> list[Tensor]:
-    """The states of torch's generators that a model on a device may draw from."""
-    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return [torch.get_rng_state(), *own]
 
 
 def _rounded(images: Tensor) -> Tensor:

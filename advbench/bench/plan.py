@@ -3,7 +3,8 @@
 The key of a cell hashes what its numbers depend on: weights, samples, attack with all its fields,
 what it is fitted to, eps, budget, EOT, targets, surrogates, seed, dtype and the format of the rows,
 and, where they are not the default, whether the attack is adaptive, how several surrogates are
-taken together, the draws of a random model and the shortcuts of the search.
+taken together, the draws of a random model, the shortcuts of the search, what is certified and
+whether changes are kept.
 Batch size and device are not in it, though they are among what a random model's draws depend on.
 """
 
@@ -26,6 +27,7 @@ from advbench.attacks.speed import Speedup
 from advbench.attacks.victim import Model
 from advbench.config import (
     AttackEntry,
+    CertifySection,
     Config,
     ConfigError,
     DataSection,
@@ -40,6 +42,7 @@ FORMAT = 2
 """Version of the stored rows; part of every key."""
 DRAWS = RunSection().draws
 """The draws that are in no key."""
+_CERTIFY = CertifySection()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,8 @@ class Cell:
     its single run. `targets` is the class to reach; `surrogates` are what the attack is made on,
     none of them standing for the victim itself. An `adaptive` attack is made on models without the
     layers that hide their gradients. `draws` is how often a random victim is asked when judged,
-    `speed` are the shortcuts of the search.
+    `speed` are the shortcuts of the search, `certify` says what is proven before it, and
+    `keep_changes` whether the rows hold what was changed.
     """
 
     victim: Victim
@@ -101,6 +105,8 @@ class Cell:
     adaptive: bool = False
     draws: int = DRAWS
     speed: tuple[Speedup, ...] = ()
+    certify: CertifySection = _CERTIFY
+    keep_changes: bool = False
 
     @property
     def made_on(self) -> tuple[Victim, ...]:
@@ -126,6 +132,10 @@ class Cell:
             more["draws"] = self.draws
         if self.speed:
             more["speed"] = sorted(self.speed)
+        if self.certify != _CERTIFY:
+            more["certify"] = plain(self.certify)
+        if self.keep_changes:
+            more["keep_changes"] = True
         if len(self.surrogates) > 1 and isinstance(self.attack, Attack):
             more["together"] = "logits"
         return more | {
@@ -166,6 +176,7 @@ class Cell:
             "surrogate": " + ".join(other.label for other in self.surrogates),
             "dataset": self.selection.label,
             "attack": self.name,
+            "access": self.attack.access,
             "perturbation": short(self.attack.perturbation),
             "eps": list(self.eps),
             "limits": limits.tolist(),
@@ -200,7 +211,15 @@ def plan(config: Config) -> list[Cell]:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     try:
         run = config.run
-        return cells(targets, config.attack, run.seed, run.draws, run.speed)
+        return cells(
+            targets,
+            config.attack,
+            run.seed,
+            run.draws,
+            run.speed,
+            config.certify,
+            run.keep_changes,
+        )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
 
@@ -230,6 +249,8 @@ def cells(
     seeds: Sequence[int],
     draws: int = DRAWS,
     speed: tuple[Speedup, ...] = (),
+    certify: CertifySection = _CERTIFY,
+    keep_changes: bool = False,
 ) -> list[Cell]:
     """Every combination once, in the order of the configuration, each followed by its controls.
 
@@ -268,6 +289,8 @@ def cells(
                     entry.adaptive,
                     draws,
                     speed,
+                    certify,
+                    keep_changes,
                 )
                 found.setdefault((victim.label, name, cell.key), cell)
     return list(found.values())

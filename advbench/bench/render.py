@@ -1,10 +1,12 @@
 """The table for people and programs, and what its flags mean for whoever reads it."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from advbench.bench.table import Row, to_csv
+from advbench.bench.table import to_csv
+from advbench.bench.verdicts import Row
 
 _SHOWN = {
     "model": "model",
@@ -47,6 +49,22 @@ _ADVICE = {
         "made on a model that has layers that hide gradients, which is not robustness: "
         "add adaptive = true to an attack."
     ),
+    "black_box_wins": (
+        "attacks without gradients broke {share} of the correct samples that those with gradients "
+        "did not. Gradients mislead here, or the attacks had not finished: advbench diagnose."
+    ),
+    "transfer_wins": (
+        "attacks made on another model broke {share} of the correct samples that those made on the "
+        "model itself did not. Gradients mislead here, or the attacks had not finished."
+    ),
+    "not_monotone": (
+        "{share} of the correct samples fell at a smaller eps and not at this one. The attacks "
+        "have not finished: take more steps or restarts."
+    ),
+    "lost_in_8bit": (
+        "{share} of the successes are none after rounding to 8 bits, as an image file has them: "
+        "see robust_8bit."
+    ),
     "one_draw": (
         "made with eot = 1 on a model that answers at random: each step followed a single draw. "
         "Leave eot out, or average over 10 draws or more."
@@ -63,7 +81,7 @@ def render(table: Sequence[Row], style: str) -> str:
         return json.dumps(document, indent=1, allow_nan=False) + "\n"
     cells = [list(_SHOWN.values()), *([_shown(row, name) for name in _SHOWN] for row in table)]
     if style == "md":
-        lines = [f"| {' | '.join(map(_escaped, line))} |" for line in cells]
+        lines = [f"| {' | '.join(map(escaped, line))} |" for line in cells]
         rule = "|".join(" --- " if name in _LEFT else " ---: " for name in _SHOWN)
         return "\n".join([lines[0], f"|{rule}|", *lines[1:]]) + "\n"
     widths = [max(len(line[column]) for line in cells) for column in range(len(_SHOWN))]
@@ -112,5 +130,7 @@ def _text(value: Any, digits: int | None) -> str:
     return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+def escaped(text: str) -> str:
+    """Return a text on one line that Markdown shows as it is: no column, tag, link or code."""
+    line = " ".join(text.split())
+    return re.sub(r"([\\|`\[])", r"\\\1", line).replace("<", "&lt;")

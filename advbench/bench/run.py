@@ -32,6 +32,7 @@ from advbench.attacks.expectation import EOT
 from advbench.attacks.masking import unmasked
 from advbench.attacks.speed import accelerated
 from advbench.attacks.victim import Model
+from advbench.bench.determinism import numerics
 from advbench.bench.judge import (
     answers_at_random,
     classes,
@@ -42,6 +43,7 @@ from advbench.bench.judge import (
     tally,
 )
 from advbench.bench.plan import Cell, Selection, Victim
+from advbench.bench.proofs import Proofs, proven, settle
 from advbench.bench.store import Rows, Store
 from advbench.bench.surrogates import together
 from advbench.bench.table import status_of
@@ -108,6 +110,7 @@ class Runner:
     _clean: dict[tuple[int, int, int], Clean] = field(default_factory=dict)
     _random: dict[tuple[int, int], bool] = field(default_factory=dict)
     _fits: dict[str, Attack] = field(default_factory=dict)
+    _proofs: dict[str, Proofs | None] = field(default_factory=dict)
     # By the model's id, which is free for another once the model is gone: so it is kept beside.
     _fast: dict[tuple[int, tuple[str, ...]], tuple[Model, nn.Module]] = field(default_factory=dict)
 
@@ -146,7 +149,7 @@ class Runner:
                 torch.cuda.empty_cache()
 
     def _rows(self, cell: Cell, batch_size: int) -> tuple[Rows, dict[str, Any]]:
-        clean = self._clean_pass(cell, batch_size)
+        clean = self.clean_pass(cell, batch_size)
         samples = cell.selection.samples
         random = clean.right is not None
         fits = isinstance(cell.attack, Fittable)
@@ -156,9 +159,13 @@ class Runner:
         index = attacked.nonzero().squeeze(1)
         self.progress.rows(len(samples) - len(index))
         rows = _blank(cell, clean, attacked)
+        proofs = self._proven(cell, clean.correct, batch_size)
         masked = any(unmasked(one.model) is not one.model for one in cell.made_on)
         known: dict[str, Any] = {"draws": cell.draws if random else None, "masked": masked}
+        if proofs is not None:
+            known["proof_seconds"] = proofs.seconds
         if not len(index):
+            settle(cell, rows, proofs, random)
             return rows, known | {"seconds": 0.0, "eot": cell.eot}
         x, y, ids = samples.x[index], samples.y[index], samples.ids[index]
         started = time.perf_counter()
@@ -169,6 +176,7 @@ class Runner:
         made_on = cell.made_on if transferred else (cell.victim,)
         self._move(*made_on)
         asked = [self._at_random(one, cell.selection, batch_size) for one in made_on]
+        uses_proofs = cell.attack.takes_proofs and not transferred and not random
         eot = cell.eot
         if eot is None and not fits and any(asked):
             eot = _EOT
@@ -183,6 +191,7 @@ class Runner:
             ids=ids,
             stop="never" if transferred or random else "success",
             correct=None if transferred else torch.ones(len(x), dtype=torch.bool),
+            proven=proofs.at(cell.scale, index) if proofs is not None and uses_proofs else None,
             batch_size=batch_size,
             budget=cell.budget,
             eot=None if eot is None else EOT(eot),
@@ -217,6 +226,11 @@ class Runner:
         for name in facts[0]:
             rows[name] = np.full(len(samples), np.nan)
             rows[name][at] = torch.cat([part[name] for part in facts]).cpu().numpy()
+        if cell.keep_changes and not fits:
+            p = outcome.p.cpu().numpy()
+            rows["changes"] = np.zeros((len(samples), *p.shape[1:]), p.dtype)
+            rows["changes"][at] = p
+        settle(cell, rows, proofs, random)
         found = {"seconds": seconds, "detail": verdict.detail or None, "eot": eot}
         return rows, known | found | fitted
 
@@ -246,6 +260,15 @@ class Runner:
             )
         return self._fits[key]
 
+    def _proven(self, cell: Cell, correct: Tensor, batch_size: int) -> Proofs | None:
+        """What is proven, once for all attacks on one model, set and eps."""
+        about = [id(cell.victim), id(cell.selection), plain(cell.attack.perturbation), cell.eps]
+        key = json.dumps([*about, plain(cell.certify)], sort_keys=True)
+        if key not in self._proofs:
+            self._move(cell.victim)
+            self._proofs[key] = proven(cell, correct, batch_size)
+        return self._proofs[key]
+
     def _faster(self, cell: Cell, model: Model, x: Tensor) -> Model | None:
         """Return what the search asks instead of the model; None without any shortcut."""
         if not cell.speed:
@@ -271,7 +294,9 @@ class Runner:
             )
         return self._random[key]
 
-    def _clean_pass(self, cell: Cell, batch_size: int) -> Clean:
+    def clean_pass(self, cell: Cell, batch_size: int | None = None) -> Clean:
+        """Return what the victim of a cell makes of its samples as they are."""
+        batch_size = batch_size or self.batch_size
         victim, selection = cell.victim, cell.selection
         key = (id(victim), id(selection), cell.draws)
         if key not in self._clean:
@@ -321,7 +346,7 @@ def provenance(command: Sequence[str]) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "numerics": numerics(),
         "command": list(command),
         "started": _now(),
     }

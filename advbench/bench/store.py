@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import io
 import json
-import logging
 import os
 import socket
 import zipfile
@@ -26,9 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from advbench.files import WriteError, write_atomic
-
-_log = logging.getLogger(__name__)
+from advbench.files import WriteError, check_writable, set_aside, write_atomic
 
 Rows: TypeAlias = Mapping[str, NDArray[Any]]
 """The stored columns of one cell, each with one entry per sample."""
@@ -75,8 +72,8 @@ class Store:
             with np.load(io.BytesIO(content), allow_pickle=False) as archive:
                 return record, {name: archive[name] for name in archive.files}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            self._set_aside(folder / "rows.npz", error)
-            self._set_aside(folder / "cell.json", error)
+            set_aside(folder / "rows.npz", error)
+            set_aside(folder / "cell.json", error)
             return None
 
     def save(self, record: Mapping[str, Any], rows: Rows | None) -> None:
@@ -108,15 +105,10 @@ class Store:
             value = json.loads(path.read_bytes())
             if not isinstance(value, dict):
                 raise ValueError("it holds no JSON object")
-        except (OSError, ValueError) as error:
-            self._set_aside(path, error)
+        except (OSError, ValueError, RecursionError) as error:
+            set_aside(path, error)
             return None
         return value
-
-    def _set_aside(self, path: Path, error: Exception) -> None:
-        if path.exists():
-            _log.warning("%s is damaged (%s): renamed to *.corrupt and made again", path, error)
-            os.replace(path, path.with_name(f"{path.name}.corrupt"))
 
 
 @contextmanager
@@ -127,7 +119,10 @@ def opened(folder: Path) -> Iterator[Store]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)  # the lock of an earlier run may be writable where it is not
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except WriteError as error:
+        raise FolderError(str(error)) from error
     except OSError as error:
         raise FolderError(f"{folder}: cannot be written: {error.strerror or error}") from error
     try:
@@ -151,8 +146,8 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say where two manifests differ: in the configuration, or else in the cells themselves."""
     for part in ("config", "cells"):
-        before = _flat(json.loads(to_json({part: earlier.get(part)})))
-        after = _flat(json.loads(to_json({part: now.get(part)})))
+        before = flat(json.loads(to_json({part: earlier.get(part)})))
+        after = flat(json.loads(to_json({part: now.get(part)})))
         changed = [
             f"{name}: {before.get(name, 'nothing')!s} there, {after.get(name, 'nothing')!s} here"
             for name in sorted(before | after)
@@ -163,7 +158,7 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return ["nothing that can be shown"]
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat(value: Any, name: str = "") -> dict[str, Any]:
     """Leaves of nested tables and lists by dotted name."""
     if isinstance(value, dict):
         parts = [(f"{name}.{key}" if name else str(key), inner) for key, inner in value.items()]
@@ -171,4 +166,4 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         parts = [(f"{name}[{index}]", inner) for index, inner in enumerate(value)]
     else:
         return {name: value}
-    return {leaf: found for key, inner in parts for leaf, found in _flat(inner, key).items()}
+    return {leaf: found for key, inner in parts for leaf, found in flat(inner, key).items()}

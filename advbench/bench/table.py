@@ -1,25 +1,26 @@
 """From stored rows to the summary: every number here is a function of the rows of a run.
 
 An attack gives an upper bound on robustness. The interval printed with it covers the choice of the
-samples, not the weakness of the attack.
+samples, not the weakness of the attack. A certificate gives a lower bound.
 
 For a model that answers at random a sample counts as the share of its draws that are right, and the
 worst attack on a sample is chosen by other draws than those that count.
 """
 
 import csv
-import functools
 import io
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advbench.attacks.flags import Flag
+from advbench.bench.doubts import doubts
+from advbench.bench.groups import Group, Member, groups_of, worst_of
 from advbench.bench.store import Rows
+from advbench.bench.verdicts import Row, Verdicts, share
+from advbench.trust.statistics import wilson
 
 COLUMNS = (
     "model",
@@ -53,31 +54,14 @@ COLUMNS = (
     "detail",
     "key",
     "draws",
+    "certified_accuracy",
+    "certified_low",
+    "certified_high",
 )
 """Columns of the summary; those up to `flags` are fixed, others may follow."""
 
-Row: TypeAlias = dict[str, Any]
 Finished: TypeAlias = Mapping[str, tuple[Mapping[str, Any], Rows | None]]
 """Record and rows of each cell by its key; a cell that failed has no rows."""
-
-_Z = 1.959963984540054  # two-sided 95 % of the normal distribution
-
-
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share.
-
-    Of a model that answers at random, `successes` is a sum of shares. The interval is then too wide
-    rather than too narrow, since a mean of shares varies less from sample to sample than one of
-    verdicts; what all samples have in common in one draw, such as sampled weights, it leaves out.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
-    Journal of the American Statistical Association 22 (1927), pp. 209-212.
-    """
-    p, z2 = successes / n, _Z * _Z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    low = 0.0 if successes == 0 else middle - half  # exactly, where rounding would miss it
-    return low, 1.0 if successes == n else middle + half
 
 
 def status_of(rows: Rows) -> str:
@@ -85,6 +69,16 @@ def status_of(rows: Rows) -> str:
     if rows["invalid"].any():
         return "invalid"
     return "nan" if rows["nan"].any() else "ok"
+
+
+def worst_cases(
+    planned: Sequence[Mapping[str, Any]], finished: Finished
+) -> dict[Group, Verdicts | None]:
+    """Return the worst of all attacks and seeds on each sample, for each group of cells.
+
+    None while one of them is missing or not sound. Arguments are those of `summary`.
+    """
+    return {group: worst_of(members) for group, members in _grouped(planned, finished).items()}
 
 
 def summary(planned: Sequence[Mapping[str, Any]], finished: Finished) -> list[Row]:
@@ -95,21 +89,12 @@ def summary(planned: Sequence[Mapping[str, Any]], finished: Finished) -> list[Ro
         finished: records and rows of the cells that were run.
 
     """
-    adaptive = {facts["model"] for facts in planned if facts["content"].get("adaptive")}
-    groups: dict[tuple[Any, ...], list[tuple[Row, Verdicts | None]]] = {}
-    for facts in planned:
-        for eps, limit in zip(facts["eps"], facts["limits"], strict=True):
-            group = (*(facts[name] for name in ("model", "surrogate", "dataset")),)
-            key = (*group, facts["perturbation"], eps)
-            groups.setdefault(key, []).append(
-                _cell_row(facts, finished, eps, limit, facts["model"] in adaptive)
-            )
-    models = list(dict.fromkeys(facts["model"] for facts in planned))
     table: list[Row] = []
-    for key in sorted(groups, key=lambda k: (models.index(k[0]), *k[1:4], k[4])):
-        members = groups[key]
-        table.extend(row for row, _ in members)
-        table.append(_worst_row(members))
+    groups = _grouped(planned, finished)
+    doubted = doubts(groups)
+    for group, members in groups.items():
+        table.extend(member.row for member in members)
+        table.append(_worst_row(members) | {"flags": ";".join(doubted[group])})
     return table
 
 
@@ -121,95 +106,6 @@ def to_csv(table: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     for row in table:
         writer.writerow([_guarded(row[name]) for name in columns])
     return buffer.getvalue()
-
-
-@dataclass(frozen=True, eq=False)
-class Verdicts:
-    """What one cell, or several together, say of each sample at one eps; all (N,).
-
-    Shares of draws are 0 or 1 for a model that does not answer at random.
-    """
-
-    index: NDArray[np.int64]
-    correct: NDArray[np.bool_]
-    clean: NDArray[np.float64]  # share of draws that are right without attack
-    right: NDArray[np.float64]  # share of draws that are right in spite of it
-    screened: NDArray[np.float64]  # the same of other draws, to choose between attacks by
-    random: bool
-    attacked: NDArray[np.bool_]
-    broken: NDArray[np.bool_]
-    broken_8bit: NDArray[np.bool_]
-    size: NDArray[np.float64]  # infinite where not broken
-    forwards: NDArray[np.int64]
-    backwards: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, rows: Rows, limit: float) -> Self:
-        """Read them off the rows of a cell, counting changes of a size up to `limit`."""
-        inside = rows["size"] <= limit
-        broken = rows["success"] & inside
-        correct = rows["clean_correct"]
-        clean, right = correct.astype(float), (correct & ~broken).astype(float)
-        screened, random = right, "right" in rows
-        if random:
-            clean = rows["clean_right"]
-            right = np.where(inside, rows["right"], clean)
-            screened = np.where(inside, rows["screened"], rows["clean_screened"])
-        return cls(
-            index=rows["index"],
-            correct=correct,
-            clean=clean,
-            right=right,
-            screened=screened,
-            random=random,
-            attacked=rows["attacked"],
-            broken=broken,
-            broken_8bit=broken & rows["success_8bit"],
-            size=np.where(broken, rows["size"], np.inf),
-            forwards=rows["forwards"],
-            backwards=rows["backwards"],
-        )
-
-    def joined(self, other: Self) -> Self:
-        """Both attacks as if they were one: on each sample the worse, at the smaller size."""
-        if not np.array_equal(self.index, other.index):
-            raise ValueError("cells of one group hold different samples")
-        worse = other.screened < self.screened
-        return replace(
-            self,
-            right=np.where(worse, other.right, self.right),
-            screened=np.where(worse, other.screened, self.screened),
-            attacked=self.attacked | other.attacked,
-            broken=np.where(worse, other.broken, self.broken),
-            broken_8bit=self.broken_8bit | other.broken_8bit,
-            size=np.minimum(self.size, other.size),
-            forwards=self.forwards + other.forwards,
-            backwards=self.backwards + other.backwards,
-        )
-
-    def numbers(self) -> Row:
-        """Return the columns of the table that are counted from the samples."""
-        n, attacked = len(self.correct), int(self.attacked.sum())
-        robust = float(self.right.sum())
-        low, high = wilson(robust, n)
-        fooled, correct = int(self.broken.sum()), int(self.correct.sum())
-        least, most = wilson(fooled, correct) if correct else (0.0, 1.0)
-        sizes = self.size[self.broken]
-        kept_8bit = self.correct & ~self.broken_8bit
-        return {
-            "n": n,
-            "clean_accuracy": _share(self.clean.sum(), n),
-            "robust_accuracy": _share(robust, n),
-            "robust_low": round(low, 6),
-            "robust_high": round(high, 6),
-            "success_rate": _share(fooled, correct),
-            "success_low": round(least, 6),
-            "success_high": round(most, 6),
-            "median_size": float(f"{np.median(sizes):.6g}") if len(sizes) else None,
-            "forwards": _share(self.forwards[self.attacked].sum(), attacked),
-            "backwards": _share(self.backwards[self.attacked].sum(), attacked),
-            "robust_8bit": None if self.random else _share(kept_8bit.sum(), n),
-        }
 
 
 def flags_text(flags: NDArray[np.int64]) -> str:
@@ -248,7 +144,7 @@ def _cell_row(
     row["draws"] = record.get("draws")
     if row["status"] != "ok":
         return row, None
-    verdicts = Verdicts.of(rows, limit)
+    verdicts = Verdicts.of(rows, limit, eps)
     numbers = verdicts.numbers() | targeted(rows, facts["targets"], limit)
     return row | numbers | {"seconds": round(record["seconds"], 3)}, verdicts
 
@@ -272,29 +168,37 @@ def targeted(rows: Rows, targets: int | None, limit: float) -> Row:
     n = int(counted.sum())
     low, high = wilson(int(reached.sum()), n) if n else (None, None)
     return {
-        "targeted_rate": _share(reached.sum(), n),
+        "targeted_rate": share(reached.sum(), n),
         "targeted_low": low if low is None else round(low, 6),
         "targeted_high": high if high is None else round(high, 6),
     }
 
 
-def _worst_row(members: Sequence[tuple[Row, Verdicts | None]]) -> Row:
+def _grouped(planned: Sequence[Mapping[str, Any]], finished: Finished) -> dict[Group, list[Member]]:
+    """The cells of each worst case, in the order of the table."""
+    adaptive = {facts["model"] for facts in planned if facts["content"].get("adaptive")}
+    groups: dict[Group, list[Member]] = {}
+    for facts in planned:
+        for group, limit in groups_of(facts):
+            found = _cell_row(facts, finished, group.eps, limit, facts["model"] in adaptive)
+            groups.setdefault(group, []).append(Member(facts, *found))
+    models = list(dict.fromkeys(facts["model"] for facts in planned))
+    order = sorted(groups, key=lambda group: (models.index(group.model), *group[1:]))
+    return {group: groups[group] for group in order}
+
+
+def _worst_row(members: Sequence[Member]) -> Row:
     """Per sample, the worst of all attacks and seeds; blank while one of them is missing."""
-    first = members[0][0]
+    first = members[0].row
     row: Row = dict.fromkeys(COLUMNS)
     for name in ("model", "surrogate", "dataset", "perturbation", "eps", "n", "draws"):
         row[name] = first[name]
-    row |= {"attack": "worst", "status": "incomplete", "flags": ""}
-    verdicts = [one for _, one in members if one is not None]
-    if len(verdicts) < len(members):
+    row |= {"attack": "worst", "status": "incomplete"}
+    worst = worst_of(members)
+    if worst is None:
         return row
-    worst = functools.reduce(Verdicts.joined, verdicts)
-    seconds = round(sum(member["seconds"] for member, _ in members), 3)
+    seconds = round(sum(member.row["seconds"] for member in members), 3)
     return row | worst.numbers() | {"status": "ok", "seconds": seconds}
-
-
-def _share(part: Any, whole: int) -> float | None:
-    return round(float(part) / whole, 6) if whole else None
 
 
 def _guarded(value: Any) -> Any:

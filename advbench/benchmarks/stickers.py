@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench.attacks import Picture
-from advbench.bench.table import wilson
+from advbench.trust.statistics import wilson
 from advbench.benchmarks.machine import facts, installed
 from advbench.benchmarks.measuring import Spread, Whole, counted, cpu_seconds, floor, race
 from advbench.benchmarks.report import out_option

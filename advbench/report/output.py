@@ -6,10 +6,19 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-from advbench.bench.table import Row, to_csv
+from advbench.bench.table import to_csv
+from advbench.bench.verdicts import Row
 from advbench.files import WriteError, write_atomic
 
 _LONGEST = 200  # characters of a name, before the ends that are added
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+}
+"""Names that Windows keeps for itself, whatever follows a dot."""
 
 
 def make_folder(folder: Path) -> None:
@@ -34,6 +43,8 @@ def file_name(parts: Iterable[str], taken: Container[str] = ()) -> str:
     if len(name) > _LONGEST:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         name = f"{name[: _LONGEST - 9]}-{digest}"
+    if name.partition(".")[0] in _DEVICES:
+        name = f"_{name}"
     return next(one for n in itertools.count(1) if (one := _numbered(name, n)) not in taken)
 
 

@@ -17,7 +17,7 @@ from advbench.attacks.attack import Attack
 from advbench.attacks.search import Rule
 from advbench.bench.plan import Cell
 from advbench.bench.store import Rows, Store
-from advbench.bench.table import Row, Verdicts
+from advbench.bench.verdicts import Row, Verdicts
 from advbench.report.output import write_lines
 from advbench.report.trial import Hits
 
@@ -64,7 +64,7 @@ def curve(rows: Rows, limit: float) -> list[Row]:
 
     ``success_rate`` is the share of the correct samples that are broken, with its 95 % interval.
     """
-    verdicts = Verdicts.of(rows, limit)
+    verdicts = Verdicts.of(rows, limit, limit)
     spent = rows["forwards"]
     lines = []
     for queries in decades(int(spent[verdicts.correct].max(initial=1))):

@@ -16,7 +16,7 @@ import numpy as np
 from advbench.attacks.attack import Fittable
 from advbench.bench.plan import Cell
 from advbench.bench.store import Rows, Store
-from advbench.bench.table import Row
+from advbench.bench.verdicts import Row
 from advbench.report.output import write_lines
 from advbench.report.trial import Hits
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from advbench.attacks.perturbations.patch import Patch
 from advbench.bench.store import Rows
-from advbench.bench.table import wilson
+from advbench.trust.statistics import wilson
 
 CAUTION = (
     "Measured on digital images only. How often a sticker succeeds there does not predict how "

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -27,14 +28,16 @@ import torch
 from torch import Tensor
 
 from advbench import data
+from advbench.bench.determinism import repeatable
 from advbench.bench.plan import Cell, Victim, cells, plan, select
 from advbench.bench.run import Found, Runner, provenance
 from advbench.bench.store import FolderError, Store, differences, opened, to_json
-from advbench.bench.table import Row, summary, to_csv
+from advbench.bench.table import summary, to_csv
+from advbench.bench.verdicts import Row
 from advbench.config import Config, DataSection, ModelEntry
 from advbench.console import log_to_stderr
 from advbench.document import ConfigError, Document
-from advbench.files import WriteError, write_atomic
+from advbench.files import WriteError, set_aside, write_atomic
 from advbench.report.output import make_folder
 from advbench.schema import plain
 from advbench.study.config import Net, Study, nets
@@ -125,11 +128,13 @@ def run_study(
         FolderError: the folder belongs to another run or another configuration.
 
     """
+    with repeatable(planned.study.run.deterministic):
+        facts = provenance(command)
     manifest = {
         "config": plain(planned.study),
         "config_text": planned.document.text,
         "overrides": sorted(set(planned.document.overridden.values())),
-        "provenance": provenance(command),
+        "provenance": facts,
     }
     with opened(folder) as store:
         _claim(store, manifest)
@@ -148,6 +153,11 @@ def run_study(
 
 def make(task: Task) -> Made:
     """Train a network unless it is there, and run those of its cells that are not stored."""
+    with repeatable(task.study.run.deterministic):
+        return _make(task)
+
+
+def _make(task: Task) -> Made:
     net, study = task.net, task.study
     target = task.folder / "nets" / net.file
     try:
@@ -216,6 +226,7 @@ def _made(tasks: Sequence[Task], jobs: int) -> Generator[Made, None, None]:
 
 
 def _in_workers(tasks: Sequence[Task], jobs: int) -> Iterator[Made]:
+    _check_can_be_sent(tasks)
     context = multiprocessing.get_context("spawn")
     alive, watched = context.Pipe()
     threads = tasks[0].study.train.threads
@@ -226,6 +237,19 @@ def _in_workers(tasks: Sequence[Task], jobs: int) -> Iterator[Made]:
         except BaseException:
             alive.close()  # ends the workers, whatever they are at
             raise
+
+
+def _check_can_be_sent(tasks: Sequence[Task]) -> None:
+    """Refuse, before anything is trained, what a process of its own could not be given."""
+    for task in tasks:
+        try:
+            pickle.dumps(task)
+        except Exception as error:  # pickle raises many kinds
+            raise ConfigError(
+                f"study: '{task.net.label}' cannot be sent to a worker process: {error}. Networks, "
+                "defences and attacks must be classes that can be imported by their name, and hold "
+                "only what can be pickled, no lambda; --jobs 1 uses no other process."
+            ) from error
 
 
 def _begin(watched: Connection, threads: int) -> None:
@@ -256,11 +280,18 @@ def _claim(store: Store, manifest: Mapping[str, Any]) -> None:
 
 
 def _manifest(store: Store) -> dict[str, Any] | None:
+    """The manifest of the folder, if it has one; a damaged one is set aside with a warning."""
+    path = store.folder / "manifest.json"
     try:
-        found = json.loads((store.folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        set_aside(path, error)
+        return None
+    return found
 
 
 def _result(planned: Plan, store: Store, made: Made) -> Result:

@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from advbench.bench.render import escaped
 from advbench.bench.run import Found
-from advbench.bench.table import Row, Verdicts, status_of, wilson
+from advbench.bench.table import status_of
+from advbench.bench.verdicts import Row, Verdicts
 from advbench.files import write_atomic
 from advbench.report.learning import Curve, learning_curves
 from advbench.report.output import write_lines
+from advbench.trust.statistics import wilson
 
 Shares: TypeAlias = NDArray[np.float64]
 """How often each sample is right, (N,): 0 or 1, or between for a model that answers at random."""
@@ -146,7 +149,7 @@ def markdown(lines: Sequence[Row], baseline: str, seeds: int) -> str:
     worst = [line for line in lines if line["attack"] == "worst"]
     text = ["# Study", ""]
     for network, group in groupby(worst, key=lambda line: line["network"]):
-        text += [f"## {network}", "", *_table(list(group)), ""]
+        text += [f"## {escaped(network)}", "", *_table(list(group)), ""]
     text += [_legend(baseline, seeds)]
     notes = {
         f"{line['remedy']}: {line[name]}": name
@@ -155,7 +158,7 @@ def markdown(lines: Sequence[Row], baseline: str, seeds: int) -> str:
         if line[name]
     }
     headings = {"control": "Broken, and here as a control", "alarm": "Alarm", "detail": "No result"}
-    text += [f"- {headings[name]}: {_escaped(note)}" for note, name in notes.items()]
+    text += [f"- {headings[name]}: {escaped(note)}" for note, name in notes.items()]
     return "\n".join(text).rstrip() + "\n"
 
 
@@ -207,7 +210,7 @@ def _points(result: Result) -> dict[Point, Verdicts | None]:
         _, rows = result.found.get(facts["key"], ({}, None))
         sound = rows is not None and status_of(rows) == "ok"
         for eps, limit in zip(facts["eps"], facts["limits"], strict=True):
-            given = Verdicts.of(rows, limit) if rows is not None and sound else None
+            given = Verdicts.of(rows, limit, eps) if rows is not None and sound else None
             for attack in (facts["attack"], "worst"):
                 found.setdefault(Point(attack, facts["perturbation"], eps), []).append(given)
 
@@ -341,7 +344,7 @@ def _table(lines: Sequence[Row]) -> list[str]:
     for name, found in sorted(remedies.items(), key=lambda item: rank(item[1]), reverse=True):
         first = next(iter(found.values()))
         mark = " †" if first["control"] else ""
-        cells = [_escaped(name) + mark]
+        cells = [escaped(name) + mark]
         cells += [_shown(first, "clean_accuracy"), _shown(first, "gap"), _shown(first, "test_loss")]
         cells += [_shown(found[scale], "robust_accuracy") for scale in scales]
         cells += [_changed(found[scale]) for scale in scales]
@@ -373,11 +376,7 @@ def _legend(baseline: str, seeds: int) -> str:
     return (
         "Means. Robust: right under the worst of all attacks, an upper bound on what stronger ones "
         "would leave. Gap: training minus test accuracy. Change: of robust accuracy against "
-        f"'{_escaped(baseline)}' on the same network, with a 95 % interval ({interval}); * where "
+        f"'{escaped(baseline)}' on the same network, with a 95 % interval ({interval}); * where "
         "it excludes 0. The intervals are not widened for their number: of 20 remedies that do "
         "nothing, one is marked on average. † is a control, known to be broken.\n"
     )
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -36,6 +36,7 @@ class Robust(Attack):
     """
 
     access: ClassVar[Access] = "gradient"
+    takes_proofs: ClassVar[bool] = True
 
     perturbation: Perturbation = Linf()
     rounds: int = 9

@@ -95,7 +95,8 @@ name = "fgsm"
     assert places == [
         f"bench.toml:{n}:" for n in (2, 3, 4, 6, 7, 10, 14, 15, 16, 17, 17, 17, 18, 19)
     ]
-    assert "Did you mean 'batch_size'? Fields: batch_size, device, draws, seed, speed." in lines[0]
+    fields = "batch_size, deterministic, device, draws, keep_changes, seed, speed"
+    assert f"Did you mean 'batch_size'? Fields: {fields}." in lines[0]
     assert "expected text in quotes; got 4" in lines[1]
     assert "there is no table 'modle'. Did you mean 'model'?" in lines[2]
     assert "Did you mean 'zoo:digits/cnn'?" in lines[3]

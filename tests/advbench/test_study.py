@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from advbench.bench.run import Runner
-from advbench.bench.table import wilson
 from advbench.cli import main
+from advbench.document import ConfigError
 from advbench.study import run as running
 from advbench.study.config import load_study, nets
 from advbench.study.tables import over_seeds, paired
+from advbench.trust.statistics import wilson
 
 TEXT = """\
 [study]
@@ -88,7 +89,7 @@ def tables(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed study."""
+    """The folder of an undisturbed study, made by one process."""
     folder = tmp_path_factory.mktemp("study")
     assert started(written(folder), folder / "out") == 0
     return folder / "out"
@@ -417,6 +418,18 @@ def test_what_cannot_be_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_x3_what_no_worker_can_be_given_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, document = load_study(written(tmp_path))
+    tasks = [running.Task(net, study, tmp_path, "") for net in nets(study, document)]
+    monkeypatch.setattr(running, "ProcessPoolExecutor", lambda *_: pytest.fail("it began"))
+    tasks[3].net.given["lambda"] = lambda: None
+    told = rf"'{tasks[3].net.label}' cannot be sent to a worker.*imported by their name.*--jobs 1"
+    with pytest.raises(ConfigError, match=told):
+        next(running._in_workers(tasks, 2))
+
+
 def test_files_of_different_networks_differ(tmp_path: Path) -> None:
     text = TEXT.replace('label = "Large"', 'label = "SMALL"')
     study, document = load_study(written(tmp_path, text))
@@ -438,6 +451,7 @@ def test_the_studies_that_are_shipped_can_be_read(
 
 @pytest.mark.slow
 def test_a_terminated_study_ends_its_workers_and_is_continued(tmp_path: Path, done: Path) -> None:
+    """X1, X3, N10: With two spawned workers it comes to the bytes that one process comes to."""
     config, out = written(tmp_path), tmp_path / "out"
     command = [sys.executable, "-m", "advbench", "study", str(config), "--out", str(out)]
     command += ["--jobs", "2", "--quiet"]

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advbench.bench.render import advice, render
-from advbench.bench.table import COLUMNS, flags_text, summary, to_csv, wilson
+from advbench.bench.table import COLUMNS, flags_text, summary, to_csv
+from advbench.bench.verdicts import Verdicts
+from advbench.trust.statistics import wilson
 
 _FIXED = [
     *("model", "surrogate", "dataset", "attack", "perturbation", "eps", "seed", "n"),
@@ -22,7 +24,8 @@ _FIXED = [
 def _facts(key="a", attack="pgd", eps=(0.1,), seed=0, **more):
     facts = {"key": key, "model": "m", "surrogate": "", "dataset": "d", "attack": attack}
     facts |= {"perturbation": "linf", "eps": list(eps), "limits": [e + 1e-6 for e in eps]}
-    return facts | {"seed": seed, "targets": None, "n": 4, "content": {}} | more
+    facts |= {"seed": seed, "targets": None, "n": 4, "content": {}, "access": "gradient"}
+    return facts | more
 
 
 def _rows(success, size=(0.1, 0.1, 0.1, np.nan), flags=(0, 0, 0, 0), **more):
@@ -84,6 +87,7 @@ def test_a_class_is_reached_by_attacked_samples_of_other_classes():
 
 
 def test_eight_bits_are_counted_apart():
+    """N7: Beside what floats make of it, not instead."""
     rows = _rows([1, 0, 1, 0], success_8bit=np.array([True, False, False, False]))
     row = summary([_facts()], {"a": (_RECORD, rows)})[0]
     assert (row["robust_accuracy"], row["robust_8bit"]) == (0.25, 0.5)
@@ -166,6 +170,33 @@ def test_flags_of_samples_and_of_the_attack_stand_together():
     assert row["flags"] == "zero_gradient:1.00;hidden_gradient:1.00"
 
 
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_n8_the_worst_case_is_a_minimum_per_sample_and_no_mean_of_cells(verdicts):
+    planned = [_facts(str(number), seed=number) for number in range(len(verdicts))]
+    found = {
+        facts["key"]: (_RECORD, _rows([*success, False]))
+        for facts, success in zip(planned, verdicts, strict=True)
+    }
+    *single, worst = summary(planned, found)
+    broken = np.array(verdicts)
+    assert worst["robust_accuracy"] == (~broken.any(0)).sum() / 4
+    assert worst["success_rate"] == pytest.approx(broken.any(0).mean(), abs=1e-6)
+    assert worst["robust_accuracy"] <= min(row["robust_accuracy"] for row in single)
+
+
+def test_a_worst_case_of_whole_cells_is_found_out(monkeypatch):
+    """The lowest of two cells that break different samples is too high."""
+
+    def whole(self, other):
+        return min(self, other, key=lambda one: one.right.sum())
+
+    found = {"a": (_RECORD, _rows([1, 0, 0, 0])), "b": (_RECORD, _rows([0, 1, 0, 0]))}
+    planned = [_facts("a"), _facts("b", attack="fgsm")]
+    assert summary(planned, found)[-1]["robust_accuracy"] == 0.25
+    monkeypatch.setattr(Verdicts, "joined", whole)
+    assert summary(planned, found)[-1]["robust_accuracy"] == 0.5
+
+
 def test_the_worst_case_is_taken_per_sample_over_attacks_and_seeds():
     planned = [
         _facts("a"),
@@ -197,6 +228,7 @@ def test_the_worst_case_is_taken_per_sample_over_attacks_and_seeds():
     ],
 )
 def test_a_cell_without_a_result_has_no_numbers_and_leaves_the_worst_open(found, status):
+    """N2: Among them one with a single row that is not finite."""
     planned = [_facts("a"), _facts("b", attack="fgsm")]
     results = {"b": (_RECORD, _rows([1, 0, 0, 0]))} | ({"a": found} if found else {})
     table = summary(planned, results)
@@ -226,19 +258,8 @@ def test_rows_come_by_model_in_the_order_of_the_plan():
     ]
 
 
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_wilson_interval_solves_its_equation(counts):
-    """Both ends p satisfy |k/n - p| = z sqrt(p (1 - p) / n)."""
-    k, n = counts
-    low, high = wilson(k, n)
-    assert 0 <= low <= k / n <= high <= 1
-    for end in (low, high):
-        if 0 < end < 1:
-            deviation = 1.959963984540054 * (end * (1 - end) / n) ** 0.5
-            assert abs(k / n - end) == pytest.approx(deviation, abs=1e-9)
-
-
 def test_flags_are_shares_of_the_attacked():
+    """N3: A zero gradient on n % of the samples is told as n %."""
     assert flags_text(np.array([1, 1, 3, 1])) == "zero_gradient:1.00;non_finite:0.25"
     assert flags_text(np.array([0, 0])) == ""
     assert flags_text(np.array([], int)) == ""
@@ -247,6 +268,7 @@ def test_flags_are_shares_of_the_attacked():
 
 @pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx"])
 def test_text_that_a_spreadsheet_would_run_is_quoted(text):
+    """S3: In every CSV, for all of them are written by this function."""
     table = summary([_facts(model=text)], {})
     read = list(csv.reader(io.StringIO(to_csv(table))))
     assert read[1][0] == f"'{text}"
@@ -274,11 +296,13 @@ def test_the_styles_hold_the_same_rows(table):
 
 
 def test_markdown_escapes_names(table):
+    """S3: A name is neither a column nor a tag."""
     line = render(table, "md").splitlines()[2]
     assert "a\\|b&lt;script>" in line
 
 
 def test_advice_says_what_a_flag_means(table):
+    """N3: And what to believe instead: attacks that need no gradient."""
     first = next(advice(table))
     assert "pgd: zero gradient on 100 % of the attacked samples" in first
     assert "not robustness" in first
