@@ -1,7 +1,8 @@
 """The command `advbench`. Data goes to stdout, everything else to stderr.
 
-Exit codes: 0 done, 2 usage or configuration, 3 incomplete, 4 a device or dependency is missing,
-5 nothing to do, 130 and 143 ended by a signal. Commands import torch only when they need it.
+Exit codes: 0 done, 1 a gate failed or was inconclusive, 2 usage, configuration or baseline,
+3 incomplete, 4 a device or dependency is missing, 5 nothing to do, 130 and 143 ended by a signal.
+Commands import torch only when they need it.
 """
 
 import dataclasses
@@ -29,13 +30,10 @@ from advbench.console import (
     terminable,
     tolerant_streams,
 )
+from advbench.gate.cli import gate
+from advbench.options import CONFIG, JSON, SET, device_problem
 
-_CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
-_SET = click.option(
-    "--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one key."
-)
 _KINDS = click.Choice(registry.KINDS)
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,10 +71,10 @@ def cli(verbose: int) -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @click.option("--out", "folder", type=click.Path(path_type=Path), help="Results folder.")
 @click.option("--device", help="Where the models run, as torch names it.")
-@_SET
+@SET
 @click.option("--dry-run", is_flag=True, help="List the cells and stop.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option(
@@ -108,7 +106,7 @@ def run(
     from advbench.report.transfer import write_transfer
 
     where = device or settings.run.device
-    problem = _device_problem(where)
+    problem = device_problem(where)
     if problem is not None:
         return problem
     cells = plan(settings)
@@ -159,9 +157,12 @@ def run(
     return Exit.OK if all(row["status"] == "ok" for row in table) else Exit.INCOMPLETE
 
 
+cli.add_command(gate)
+
+
 @cli.command()
-@_CONFIG
-@_SET
+@CONFIG
+@SET
 def check(config: Path, overrides: tuple[str, ...]) -> None:
     """Check CONFIG and report everything that is wrong with it."""
     settings, document = load(config, overrides)
@@ -173,7 +174,7 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @click.option(
     "--out",
     "folder",
@@ -205,12 +206,12 @@ def train(config: Path, folder: Path) -> int:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @click.option("--out", "folder", type=click.Path(path_type=Path), help="Results folder.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Networks at a time; as many as there are cores."
 )
-@_SET
+@SET
 @click.option("--dry-run", is_flag=True, help="List the networks and stop.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def study(
@@ -234,7 +235,7 @@ def study(
     from advbench.study.run import prepare, run_study
 
     settings, document = load_study(config, overrides)
-    problem = _device_problem(settings.run.device)
+    problem = device_problem(settings.run.device)
     if problem is not None:
         return problem
     planned = prepare(settings, document)
@@ -270,7 +271,7 @@ def study(
 
 @cli.command("list")
 @click.argument("kind", metavar="KIND", type=_KINDS)
-@_JSON
+@JSON
 def list_(kind: str, as_json: bool) -> int:
     """List what a configuration can name: attacks, perturbations, models, datasets and so on.
 
@@ -359,20 +360,6 @@ def _zoo() -> list[dict[str, Any]]:
         summary = f"Clean accuracy {card['clean_accuracy']['test']:.4f} on the test split."
         entries.append({"name": f"zoo:{name}", "kind": "zoo", "summary": summary, "card": card})
     return entries
-
-
-def _device_problem(device: str) -> Exit | None:
-    """Say what is wrong with a device, if anything is."""
-    import torch
-
-    try:
-        torch.empty(0, device=torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        known = device.partition(":")[0] in ("cuda", "mps", "xpu")
-        say(f"device '{device}': {'not available here' if known else 'not a device'}: {reason}")
-        return Exit.UNAVAILABLE if known else Exit.USAGE
-    return None
 
 
 def _cores() -> int:

@@ -24,9 +24,10 @@ _PATIENCE = 30.0  # seconds without a line
 
 
 class Exit(IntEnum):
-    """Exit codes; 1 is left to a gate that has failed."""
+    """Exit codes."""
 
     OK = 0
+    FAILED = 1
     USAGE = 2
     INCOMPLETE = 3
     UNAVAILABLE = 4
