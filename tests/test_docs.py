@@ -18,6 +18,7 @@ from advbench.config import load
 from advbench.defenses.adversarial.adversarial_training import AdversarialTraining
 from advbench.defenses.fit import Batch
 from advbench.document import ConfigError, parse_toml
+from advbench.pytest_plugin import AssertRobust
 from advbench.schema import build
 from advbench.testing import check_attack
 from advbench.training.recipe import Recipe
@@ -37,6 +38,7 @@ PAGES = (
     "docs/defenses.md",
     "docs/overfitting.md",
     "docs/transfer.md",
+    "docs/ci.md",
 )
 
 
@@ -63,7 +65,7 @@ def test_ci_runs_the_readme_test_command(repository: Path) -> None:
     assert re.search(r"^make check( |$)", script, re.MULTILINE)
 
 
-def test_python_examples_run(repository: Path) -> None:
+def test_python_examples_run(repository: Path, assert_robust: AssertRobust) -> None:
     examples = blocks(repository, "python")
     assert len(examples) == 3
     for example in examples:
@@ -71,7 +73,7 @@ def test_python_examples_run(repository: Path) -> None:
         exec(compile(example, "README.md", "exec", dont_inherit=True), scope)
         for name, value in scope.items():
             if name.startswith("test_"):
-                value()
+                value(assert_robust)
 
 
 def test_stickers_of_the_page_beat_their_controls(
@@ -349,9 +351,11 @@ def test_shell_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
         for line in "".join(blocks(repository, "bash")).splitlines()
         if line.startswith("advbench ")
     ]
-    assert len(calls) == 7
+    assert len(calls) == 9
     dry = ["--dry-run", "--out", tmp_path]
-    more = {"run": dry, "study": dry, "train": ["--out", tmp_path]}
+    quick = ["--baseline", tmp_path / "ci.json", "--force"]
+    quick += ["--set", "attack.name=fgsm", "--set", "certify.when=never"]
+    more = {"run": dry, "study": dry, "train": ["--out", tmp_path], "gate": quick}
     for call in calls:
         done = advbench(*call, *more.get(call[0], []), cwd=repository)
         assert done.returncode == 0, f"{call}: {done.stderr}"
