@@ -251,6 +251,11 @@ class Query:
         self.record = put(self.record, index, part.record)
         return put(found, index, answer)
 
+    def warn(self, rows: Tensor, flag: Flag) -> None:
+        """Put a warning on the record of some rows (B,) bool."""
+        flags = self.record.flags | torch.where(rows, int(flag), int(Flag.NONE))
+        self.record = self.record._replace(flags=flags)
+
     def _begin(self, grad: bool) -> None:
         if grad and self._rules.access != "gradient":
             raise AccessError(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from advbench.attacks.criterion import Criterion
 from advbench.attacks.rendering.renderer import Renderer
 
 Model = Callable[[Tensor], Tensor]
+Mode = Callable[[], AbstractContextManager[object]]
+"""Makes a context for a model to run in."""
 
 
 @contextmanager
@@ -62,6 +64,22 @@ def frozen(model: Model, seed: int = 0) -> Iterator[None]:
                     buffer.data.copy_(content)
 
 
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[Mode]:
+    """Keep the caller's autocast away from everything but the model.
+
+    Inside, no operation on ``device`` is rounded to 16 bits behind the back of who wrote it. What
+    is yielded makes the context that the caller is in, for a ``Victim`` to run its model in.
+    """
+    kind = device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        yield nullcontext
+        return
+    dtype = torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, enabled=False):
+        yield lambda: torch.autocast(kind, dtype=dtype)
+
+
 def device_of(model: Model, x: Tensor) -> torch.device:
     """Return where the parameters of ``model`` are, or ``x`` if it has none."""
     first = _first_parameter(model)
@@ -78,7 +96,8 @@ class Victim:
     Images go to the model in its own precision and on its own device, scenes to the renderer in
     theirs; logits come back in at least 32 bits. The first answer is inspected: its form, and
     whether the model has a class for every label and target of ``criterion``. Where it stands in
-    for another model, ``exact`` is that one, and only what fools that one is a success.
+    for another model, ``exact`` is that one, and only what fools that one is a success. The model
+    alone runs in ``mode``, such as the caller's autocast; see ``full_precision``.
     """
 
     def __init__(
@@ -87,8 +106,10 @@ class Victim:
         x: Tensor,
         criterion: Criterion | None = None,
         exact: "Victim | None" = None,
+        mode: Mode = nullcontext,
     ) -> None:
         self.exact = exact
+        self._mode = mode
         self._model = model.model if isinstance(model, SceneModel) else model
         self._renderer = model.renderer if isinstance(model, SceneModel) else None
         self._criterion = criterion
@@ -101,7 +122,8 @@ class Victim:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits; raises ``TypeError`` or ``ValueError`` when they are none."""
         images = x if self._renderer is None else self._renderer(x)
-        logits = self._model(images.to(self.precision))
+        with self._mode():
+            logits = self._model(images.to(self.precision))
         if self.classes is None:
             self._inspect(logits, x.shape[0])
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -400,6 +400,14 @@ def gives_up_without_grad(inner: Attack, model: Any, x: Tensor, y: Tensor, **ter
     return inner.run(model, x, y, **terms)
 
 
+@caught_by("autocast")
+def multiplies_in_16_bits(inner: Attack, model: Any, x: Tensor, y: Tensor, **terms: Any) -> Outcome:
+    """The same but for a product of matrices, which autocast takes hold of."""
+    found = inner.run(model, x, y, **terms)
+    flat = found.x_adv.flatten(1)
+    return found._replace(x_adv=(flat @ torch.eye(flat.shape[1]).to(flat)).to(flat).view_as(x))
+
+
 @caught_by("labels")
 def takes_one_hot(inner: Attack, model: Any, x: Tensor, y: Tensor, **terms: Any) -> Outcome:
     return inner.run(model, x, y.argmax(1) if y.dim() == 2 else y, **terms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+
+from advbench.files import write_atomic
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -58,11 +61,12 @@ def write(folder: Path, lines: Sequence[Line], facts: Mapping[str, str]) -> None
 def store(folder: Path, name: str, rows: Sequence[Mapping[str, object]], page: str) -> None:
     """Write NAME.csv and NAME.md into `folder`; at least one row, all with the same keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomic(folder / f"{name}.csv", buffer.getvalue().encode())
+    write_atomic(folder / f"{name}.md", page.encode())
 
 
 def bullets(facts: Mapping[str, str]) -> str:

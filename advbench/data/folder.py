@@ -36,7 +36,8 @@ class Folder(Dataset):
         order = carve(n)[split == "validation"] if carved else permutation(n)
         ids = first(order, samples, name, split)
         images, labels = _decode(stored, ids)
-        return Samples(name, split, images, labels, torch.tensor(ids), tuple(stored.classes))
+        classes = tuple(_readable(one) for one in stored.classes)
+        return Samples(name, split, images, labels, torch.tensor(ids), classes)
 
     def _find(self, split: str, root: Path | None) -> tuple[Path, bool]:
         """The folder that holds the split, and whether train and validation share it."""
@@ -50,6 +51,11 @@ class Folder(Dataset):
         raise ValueError(
             f"data.split: folder:{self.path} has no split '{split}': there is no folder '{held}'"
         )
+
+
+def _readable(name: str) -> str:
+    """The name of a folder as text that can be written, with escapes for what is no UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _decode(stored: ImageFolder, ids: list[int]) -> tuple[Tensor, Tensor]:

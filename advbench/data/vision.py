@@ -73,10 +73,15 @@ def _load(
 ) -> Samples:
     check_split(split)
     place = data_root(root)
+    if not (place / folder).is_dir():
+        raise missing(name, [place / folder])
     try:
         stored = source(str(place), train=split != "test", download=False)
-    except RuntimeError as error:
-        raise missing(name, [place / folder]) from error
+    except Exception as error:  # of many kinds, for files that are cut off or something else
+        raise ValueError(
+            f"data: {name}: the files in '{place / folder}' are incomplete or damaged "
+            f"({type(error).__name__}: {error}); put the original ones there, which are not fetched"
+        ) from error
     if split == "test":
         order = permutation(len(stored))
     else:

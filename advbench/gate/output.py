@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from advbench.bench.render import escaped
 from advbench.files import WriteError, write_atomic
 from advbench.gate.gate import Report
 from advbench.gate.verdict import Comparison, Verdict
@@ -37,8 +38,8 @@ def markdown(report: Report) -> str:
     """Return the report as Markdown; the columns are fixed."""
     rule = ["---" if name in ("accuracy", "verdict") else "---:" for name in _COLUMNS]
     lines = [list(_COLUMNS), rule, *(_cells(one) for one in report.comparisons)]
-    table = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
-    told = "\n".join(f"- {_escaped(sentence)}" for sentence in sentences(report))
+    table = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
+    told = "\n".join(f"- {escaped(sentence)}" for sentence in sentences(report))
     return f"### advbench gate: {report.verdict}\n\n{table}\n\n{told}\n"
 
 
@@ -160,8 +161,3 @@ def _command(kind: str, title: str, message: str) -> str:
 def _printable(value: str) -> str:
     """Text that XML can hold."""
     return _CONTROL.sub("?", value)
-
-
-def _escaped(value: str) -> str:
-    line = " ".join(value.split())
-    return line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

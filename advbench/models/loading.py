@@ -221,6 +221,11 @@ def _from_python(spec: ModelSpec, address: str) -> tuple[nn.Module, None]:
             f"model '{spec.name}': module '{module_name}' has no function '{function}'."
             f"{did_you_mean(function, known)} It has: {', '.join(sorted(known)) or 'none'}."
         )
+    if isinstance(vars(module)[function], nn.Module):
+        raise TypeError(
+            f"model '{spec.name}': '{function}' is a model itself; name a function without "
+            "arguments that makes it, so that every process can make its own"
+        )
     model = vars(module)[function]()
     if not isinstance(model, nn.Module):
         raise TypeError(

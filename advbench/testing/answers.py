@@ -83,7 +83,7 @@ def _check_form(attack: Attack, outcome: Outcome) -> None:
 
 
 def check_precision(attack: Attack) -> None:
-    """Half, single and double precision come back as they came, whatever that of the model."""
+    """N1: Half, single and double precision come back as they came, whatever that of the model."""
     for weights in (torch.float32, torch.float64):
         model, x, y, _ = linear(count=2, shape=shape_for(attack), dtype=weights)
         for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -102,7 +102,7 @@ def _extreme(shape: tuple[int, ...]) -> tuple[Case, Tensor]:
 
 
 def check_box(attack: Attack) -> None:
-    """Every answer lies within the bounds of the set, from images on the bounds as well.
+    """N6: Every answer lies within the bounds of the set, from images on the bounds as well.
 
     Scenes have no bounds, but stay scenes: a rotation that only turns, a light of length 1.
     """
@@ -128,7 +128,7 @@ def _are_scenes(x: Tensor) -> Tensor:
 
 
 def check_size(attack: Attack) -> None:
-    """No change is larger than its own eps, measured in 64 bits, and it makes the answer."""
+    """N5: No change is larger than its own eps, measured in 64 bits, and it makes the answer."""
     (model, x, y, _), shares = _extreme(shape_for(attack))
     eps = scale(attack, x, 1) * shares
     for stop in _STOPS:
@@ -254,7 +254,7 @@ def check_access(attack: Attack) -> None:
 
 
 def check_constant_model(attack: Attack) -> None:
-    """A model that nothing can change: no success, nothing that is not finite, and a flag."""
+    """N3: A model that nothing can change: no success, nothing that is not finite, and a flag."""
     model, x, _, _ = linear(shape=shape_for(attack))
     assert isinstance(model, Affine)
     with torch.no_grad():
@@ -285,7 +285,7 @@ def check_ties(attack: Attack) -> None:
 
 
 def check_nan_rows(attack: Attack) -> None:
-    """Logits that are NaN are flagged and no success, and other rows do not notice."""
+    """N2: Logits that are NaN are flagged and no success, and other rows do not notice."""
     model, x, y, _ = smooth(count=6, shape=shape_for(attack))
     second = torch.tensor([True, False, True, False, False, True])
     x = two_kinds(x, second)

@@ -14,7 +14,7 @@ _SHARE = 0.1  # about half of the rows can be fooled
 
 
 def check_batch_size(attack: Attack) -> None:
-    """One row at a time, two at a time or all at once: the same answers at the same cost."""
+    """N10: One row at a time, two at a time or all at once: the same answers at the same cost."""
     model, x, y, _ = smooth(count=5, shape=shape_for(attack))
     eps = scale(attack, x, _SHARE)
     for stop in _STOPS:
@@ -25,7 +25,7 @@ def check_batch_size(attack: Attack) -> None:
 
 
 def check_composition(attack: Attack) -> None:
-    """Shuffled, or with other company, a row gets the same answer: ids key the randomness."""
+    """N10: Shuffled, or with other company, a row gets the same answer: ids key the randomness."""
     model, x, y, targets = smooth(count=6, shape=shape_for(attack))
     eps = scale(attack, x, _SHARE)
     ids = torch.tensor([40, 7, 2**40 + 3, 19, 0, 23])

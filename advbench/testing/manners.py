@@ -65,7 +65,7 @@ def random_states() -> list[object]:
 
 
 def check_random_state(attack: Attack) -> None:
-    """The random states of torch, NumPy and Python are as before, also after an exception."""
+    """N9: The random states of torch, NumPy and Python are as before, also after an exception."""
     shape = shape_for(attack)
     for fails_at in (None, 2):
         model = Stateful(fails_at, shape)
@@ -94,6 +94,32 @@ def check_grad_modes(attack: Attack) -> None:
 def _some(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
+
+
+def check_autocast(attack: Attack) -> None:
+    """N1: Under the caller's autocast nothing of the attack's own is rounded to 16 bits.
+
+    A model that keeps out of autocast is attacked as it is without any.
+    """
+    model, x, y, _ = smooth(count=2, shape=shape_for(attack), dtype=torch.float32)
+    exact, eps = _Exact(model), scale(attack, x, 0.1)
+    plain = attack.run(exact, x, y, eps=eps, stop="never")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attack.run(exact, x, y, eps=eps, stop="never")
+    require_same(attack, found, plain, "differs under autocast", tolerance=0)
+
+
+class _Exact(nn.Module):
+    """A model that runs in its own precision, whatever the mode of the caller."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            logits: Tensor = self.model(x)
+        return logits
 
 
 def check_labels(attack: Attack) -> None:

@@ -132,7 +132,7 @@ def _without_gradient(_: Tensor, logits: Tensor) -> Tensor:
 
 
 def check_zero_gradient_at_start(attack: Attack) -> None:
-    """One gradient of zero at the first step is flagged and does not stop the search for good.
+    """N3: One gradient of zero at the start is flagged and does not stop the search for good.
 
     It succeeds after all; where the set cannot change every pixel, it at least moves on.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from advbench.defenses.fit import Epoch, Fit, Score
-from advbench.files import write_atomic
+from advbench.files import set_aside, write_atomic
 
 
 class Checkpoint:
@@ -19,14 +19,20 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def resume(self, fit: Fit) -> bool:
-        """Set a training to where the file has it; False where there is none of this training."""
+        """Set a training to where the file has it; False where there is none of this training.
+
+        A damaged file is set aside with a warning. Raises WriteError.
+        """
         if self._path is None or not self._path.exists():
             return False
         try:
             found = torch.load(self._path, map_location="cpu", weights_only=True)
-        except Exception:  # torch raises many kinds for a file that is no checkpoint
+            if not isinstance(found, dict):
+                raise ValueError("it holds no checkpoint")
+        except Exception as error:  # torch raises many kinds for a file that is no checkpoint
+            set_aside(self._path, str(error).partition("\n")[0] or type(error).__name__)
             return False
-        if not isinstance(found, dict) or found.get("address") != self._address:
+        if found.get("address") != self._address:
             return False
         fit.model.load_state_dict(found["model"])
         fit.optimizer.load_state_dict(found["optimizer"])

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from advbench import registry
 from advbench.data import Samples, load
 from advbench.defenses.fit import Epoch, Score
 from advbench.document import parse_toml
-from advbench.files import write_atomic
+from advbench.files import check_writable, write_atomic
 from advbench.models.normalized import Normalized
 from advbench.report.learning import learning_curve
 from advbench.schema import build, plain
@@ -53,13 +52,12 @@ def produce(
     weights.
 
     Raises:
-        PermissionError, WriteError: the folder cannot be written to.
+        OSError, WriteError: the folder cannot be made or written to.
         FileNotFoundError, ValueError, FloatingPointError: as `load` and `train` do.
 
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(f"{target.parent}: the folder cannot be written to")
+    check_writable(target.parent)
     data = load(recipe.data.name, "train", recipe.data.samples)
     validation, test = load(recipe.data.name, "validation"), load(recipe.data.name, "test")
     trained = train(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from advbench.attacks.criterion import others, rivals
+from advbench.attacks.flags import Flag
 from advbench.attacks.gradient.apgd import glide
 from advbench.attacks.losses import Loss, RelativeMargin
 from advbench.attacks.perturbations import L1, L2, Linf, Perturbation
@@ -63,7 +64,8 @@ class Rounds(Rule[Ascents]):
     from 1.5 eps, down to eps in the first half of the steps. A ball that starts wide loses nothing
     on an honest model. Where gradients within eps mislead, it goes much further than all rounds
     before it: that marks a row as masked, and all its later rounds are wide. Only norms have such
-    balls; in other sets all are of size eps.
+    balls; in other sets all are of size eps. A row that is masked, or that a wide ball broke after
+    the others had not, gets the flag MASKED.
 
     A row whose best point is further than ``near`` from success leaves after the short rounds, and
     one on which two long rounds in a row ended at the same loss after these: ascents that agree
@@ -159,7 +161,9 @@ class Rounds(Rule[Ascents]):
         )
         over = state.step + 1 >= length
         number = state.round + over
-        masked = state.masked | (over & self._leapt(state))
+        leapt = self._leapt(state)
+        masked = state.masked | (over & leapt)
+        query.warn(leapt & (over | (state.peak > 0)) & (state.earlier < 0), Flag.MASKED)
         after = torch.where(over, 0, (state.step + 1) / length)
         there = problem._replace(eps=problem.eps * self._ball(number, after, masked))
         size = _FIRST_STEP * (1 + torch.cos(math.pi * share)).to(problem.eps) / 2

@@ -13,7 +13,7 @@ from advbench.attacks.expectation import EOT, Crowd
 from advbench.attacks.query import Problem, Query, Record, Rules
 from advbench.attacks.randomness import Draws
 from advbench.attacks.search import Rule
-from advbench.attacks.victim import Model, Victim, device_of, frozen
+from advbench.attacks.victim import Model, Victim, device_of, frozen, full_precision
 
 Models = Model | Sequence[Model]
 
@@ -94,7 +94,7 @@ def fit_shared(
     x, y = gather(batches, targets)
     checks.accepted(type(rule).__name__, rule.perturbation, x)
     radius = checks.radius(eps, x[:1], rule.perturbation, rule.finds)
-    with held(models, seed) as members:
+    with held(models, seed) as members, full_precision(device_of(members[0], x)) as mode:
         if samples < len(members):
             raise ValueError(
                 f"samples must be at least {len(members)}, an image for each model; got {samples}"
@@ -104,7 +104,8 @@ def fit_shared(
         x, y = checks.inside_box(x, rule.perturbation).to(device, working), y.to(device)
         aims = None if targets is None else torch.full_like(y, targets)
         criterion = Criterion(y, aims)
-        victim = Victim(members[0] if len(members) == 1 else Committee(members, x), x, criterion)
+        model = members[0] if len(members) == 1 else Committee(members, x)
+        victim = Victim(model, x, criterion, mode=mode)
         crowd = Crowd(x, criterion, fresh=rule.access == "gradient")
         rules = Rules(
             victim,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from advbench.cli import main
+from advbench.testing.manners import random_states
 
 _TEXT = """\
 [data]
@@ -69,6 +70,21 @@ def test_stdout_holds_data_alone(bench, capsys, style):
         assert text == (bench.parent / "results/bench/summary.csv").read_text()
 
 
+def test_n9_a_whole_run_leaves_every_random_state(bench, capsys):
+    """From configuration to pictures, with a model that draws and a sticker that is fitted."""
+    bench.write_text(
+        _TEXT.replace("digits/linear", "digits/cnn_smoothed").replace("[0.05, 0.1]", "0.1")
+        + '[[attack]]\nname = "sticker"\nsamples = 2\nimages = 8\neps = 0.2\n'
+        + 'attack = { name = "mi_fgsm", steps = 1, perturbation = "patch" }\n'
+    )
+    quick = ["--set", "run.draws=2", "--set", "data.samples=6", "--set", "certify.when=never"]
+    before = random_states()
+    assert main(["run", str(bench), "--quiet", *quick]) == 0
+    assert random_states() == before
+    (folder,) = (bench.parent / "results").iterdir()
+    assert list((folder / "stickers").glob("*.png"))
+
+
 def test_a_second_run_repeats_nothing(bench, capsys):
     assert main(["run", str(bench)]) == 0
     folder = bench.parent / "results" / "bench"
@@ -79,6 +95,7 @@ def test_a_second_run_repeats_nothing(bench, capsys):
 
 
 def test_another_configuration_is_refused_with_the_difference(bench, capsys):
+    """F3: What changes no number may differ."""
     assert main(["run", str(bench)]) == 0
     assert main(["run", str(bench), "--set", "run.seed=1"]) == 2
     assert "config.run.seed[0]: 0 there, 1 here" in capsys.readouterr().err
@@ -144,7 +161,24 @@ def test_a_failing_cell_leaves_the_run_incomplete(bench, capsys):
     assert "worst" in printed.out
 
 
+def test_n4_what_cannot_be_is_flagged_and_told(bench, capsys):
+    """Right under a gradient that may change everything, and wrong under a search without one."""
+    bench.write_text(
+        _TEXT.replace("digits/linear", "digits/ffn_step").replace("[0.05, 0.1]", "1")
+        + '[[attack]]\nname = "random_search"\nsteps = 40\neps = 1\n'
+    )
+    assert main(["run", str(bench), "--format", "json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    blind, seeing, worst = json.loads(printed.out)["rows"]
+    assert blind["robust_accuracy"] == blind["clean_accuracy"] > 0.9
+    assert blind["flags"] == "zero_gradient:1.00"
+    assert seeing["robust_accuracy"] == worst["robust_accuracy"] == 0
+    assert worst["flags"] == "black_box_wins:1.00"
+    assert "worst: attacks without gradients broke 100 % of the correct samples" in printed.err
+
+
 def test_flags_are_explained(bench, capsys):
+    """N3: With what to believe instead."""
     bench.write_text(_TEXT.replace("digits/linear", "digits/ffn_step"))
     assert main(["run", str(bench)]) == 0
     warning = capsys.readouterr().err

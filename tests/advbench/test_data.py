@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import pytest
@@ -90,10 +91,45 @@ def test_names_and_splits_are_checked() -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "folder:nowhere"])
-def test_missing_data_name_the_places_looked_at(name: str, tmp_path: Path) -> None:
+def test_missing_data_name_the_places_looked_at(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F7: Nothing is fetched in their place, so that nothing hangs without a network."""
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("asks the network"))
     with pytest.raises(FileNotFoundError, match="ADVBENCH_DATA") as raised:
         data.load(name, root=tmp_path)
     assert str(tmp_path) in str(raised.value)
+
+
+def idx(shape: tuple[int, ...], content: bytes) -> bytes:
+    """A file as MNIST has them: bytes of a shape."""
+    head = bytes([0, 0, 8, len(shape)]) + b"".join(side.to_bytes(4, "big") for side in shape)
+    return head + content
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["interrupted", "cut off", "empty", "page", "none"],
+)
+def test_f7_what_an_interrupted_download_left_is_no_data(tmp_path: Path, damage: str) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split, n in (("train", 20), ("t10k", 6)):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(idx((n, 28, 28), bytes(n * 28 * 28)))
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(idx((n,), bytes(range(n))))
+    images = raw / "t10k-images-idx3-ubyte"
+    if damage == "none":
+        assert len(data.load("mnist", root=tmp_path)) == 6
+        return
+    if damage == "interrupted":
+        images.rename(raw / f"{images.name}.part")
+    elif damage == "cut off":
+        images.write_bytes(images.read_bytes()[:-1])
+    else:
+        images.write_bytes(b"" if damage == "empty" else b"<!DOCTYPE html><html>no</html>")
+    with pytest.raises(ValueError, match="incomplete or damaged") as raised:
+        data.load("mnist", root=tmp_path)
+    assert str(raw) in str(raised.value)
 
 
 def test_the_root_argument_goes_before_the_environment(

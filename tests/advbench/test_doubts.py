@@ -1,4 +1,4 @@
-"""Flags of the worst cases: each on verdicts made for it, and none on sound ones."""
+"""N4: flags of the worst cases: each on verdicts made for it, and none on sound ones."""
 
 import numpy as np
 import pytest

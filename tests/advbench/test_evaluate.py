@@ -11,6 +11,8 @@ from advbench.bench.plan import plan
 from advbench.bench.run import Runner, run_cells
 from advbench.bench.table import COLUMNS, summary
 from advbench.models.loading import ModelSpec, load_model
+from advbench.testing.manners import random_states
+from advbench.trust.diagnosis import diagnose
 from tests.advbench.fakes import Plane, Push, samples
 
 
@@ -64,6 +66,7 @@ def test_it_agrees_with_a_run_from_a_file(tmp_path, linear, digits):
 
 
 def test_plain_tensors_and_plain_functions_do():
+    """X3: A lambda cannot be pickled, and need not be."""
     model = Plane()
     few = samples([0.45, 0.3, 0.9], [0, 0, 0])
     results = advbench.evaluate(lambda x: model(x), (few.x, few.y), [FGSM()], eps=0.1)
@@ -71,6 +74,16 @@ def test_plain_tensors_and_plain_functions_do():
     assert (row["n"], row["status"]) == (3, "ok")
     assert row["clean_accuracy"] == pytest.approx(2 / 3, abs=1e-6)
     assert row["robust_accuracy"] == pytest.approx(1 / 3, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_n9_what_asks_a_model_leaves_every_random_state(linear):
+    few = data.load("digits", samples=8)
+    before = random_states()
+    assert not advbench.evaluate(linear, few, ["pgd", "square"], eps=0.1).errors
+    assert random_states() == before
+    diagnose(linear, few, eps=0.1)
+    assert random_states() == before
 
 
 def test_names_are_used_and_duplicates_kept_apart(linear, digits):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from advbench.attacks import L2, PGD, Linf, Outcome
+from advbench.attacks import L0, L1, L2, PGD, Flag, Linf, Outcome
 from advbench.bench import judge as judging
 from advbench.bench.judge import (
     answers_at_random,
@@ -53,6 +53,7 @@ def test_a_claim_without_a_change_is_no_success():
 
 
 def test_past_eps_is_invalid_and_no_success():
+    """N5: Never clipped into what is legal, and never a success."""
     verdict = _judge(eps=0.09)
     assert verdict.invalid.all()
     assert not verdict.success.any()
@@ -61,17 +62,35 @@ def test_past_eps_is_invalid_and_no_success():
 
 @pytest.mark.parametrize(("excess", "legal"), [(5e-7, True), (3e-6, False)])
 def test_rounding_past_eps_is_tolerated_and_more_is_not(excess, legal):
+    """N5: In Linf, 1e-6 at any eps."""
     assert bool(_judge(eps=0.1 - excess).invalid.any()) is not legal
 
 
-def test_l2_is_tolerated_in_proportion():
+@pytest.mark.parametrize("perturbation", [L2(), L1()], ids=repr)
+def test_l2_and_l1_are_tolerated_in_proportion(perturbation):
+    """N5: One part in 100,000 of eps."""
     p = torch.zeros_like(_X.x)
     p[..., 0] = 0.1
-    assert not _judge(p=p, eps=0.1 / (1 + 9e-6), perturbation=L2()).invalid.any()
-    assert _judge(p=p, eps=0.1 / (1 + 2e-5), perturbation=L2()).invalid.all()
+    assert not _judge(p=p, eps=0.1 / (1 + 9e-6), perturbation=perturbation).invalid.any()
+    assert _judge(p=p, eps=0.1 / (1 + 2e-5), perturbation=perturbation).invalid.all()
+
+
+def test_n5_a_count_is_exact():
+    assert not _judge(eps=2, perturbation=L0()).invalid.any()
+    assert _judge(eps=1.999999, perturbation=L0()).invalid.all()
+
+
+def test_n5_sizes_are_measured_in_64_bits():
+    """In 32 bits 0.1 and its neighbours are one number; the verdict is on the one that was used."""
+    p = torch.full_like(_X.x, 0.1)
+    verdict = _judge(p=p)
+    assert verdict.size.dtype == np.float64
+    assert (verdict.size == float(torch.tensor(0.1))).all()
+    assert float(torch.tensor(0.1)) > 0.1
 
 
 def test_outside_the_box_is_invalid_and_not_clipped():
+    """N6: Whatever attack it comes from."""
     p = torch.full_like(_X.x, 0.6)
     verdict = _judge(p=p, eps=1)
     assert verdict.invalid.tolist() == [True, False, True]
@@ -91,7 +110,30 @@ def test_nan_inputs_are_invalid():
     assert (verdict.prediction == -1).all()
 
 
+@pytest.mark.parametrize(
+    ("flags", "size", "nan"),
+    [
+        (Flag.NON_FINITE, 0.0, True),
+        (Flag.NON_FINITE | Flag.OUT_OF_BUDGET, 0.0, True),
+        (Flag.NON_FINITE, 0.01, False),
+        (Flag.ZERO_GRADIENT, 0.0, False),
+    ],
+)
+def test_n2_a_search_that_met_nothing_finite_has_not_evaluated(flags, size, nan):
+    """It comes back with the sample itself, to which the model's answer is finite and right."""
+    x = samples([0.3], [0])
+    p = torch.full_like(x.x, size)
+    outcome = _outcome(x.x + p, p, torch.zeros(1, dtype=torch.bool))
+    outcome = outcome._replace(flags=torch.tensor([int(flags)]))
+    verdict = judge(Plane(), PGD(), x.x, x.y, 0.1, outcome, 2)
+    assert verdict.nan.tolist() == [nan]
+    assert not verdict.success.any()
+    assert verdict.prediction.tolist() == [0]
+
+
 def test_logits_that_are_not_finite_are_neither_robust_nor_broken():
+    """N2: Both NaN and infinity; a prediction of NaN would never change."""
+
     class Spoilt(Plane):
         def forward(self, x):
             return super().forward(x) / (x.flatten(1).mean(1, keepdim=True) < 0.5)
@@ -108,13 +150,13 @@ def test_a_tie_is_no_success():
     assert fooled(tied, torch.tensor([0, 1, 0])).tolist() == [False, False, True]
 
 
-def test_eight_bits_can_undo_a_success():
-    x = samples([0.4999, 0.45], [0, 0])
-    p = torch.tensor([0.0002, 0.1]).reshape(-1, 1, 1, 1).expand_as(x.x)
-    verdict = judge(Plane(), PGD(), x.x, x.y, 0.1, _outcome(x.x + p, p), 2)
-    assert verdict.success.tolist() == [True, True]
-    below = torch.tensor(0.5001 * 255).round() / 255 > 0.5
-    assert verdict.success_8bit.tolist() == [bool(below), True]
+def test_n7_eight_bits_can_undo_a_success_and_are_rounded():
+    """Of 255 levels 127.53 is 128, a success, where it is rounded; cut off it would be 127."""
+    x = samples([0.4999, 0.45, 0.4995], [0, 0, 0])
+    p = torch.tensor([[0.0002, 0.0002], [0.1, 0.1], [-0.0995, 0.1015]]).reshape(-1, 1, 1, 2)
+    verdict = judge(Plane(), PGD(), x.x, x.y, 0.2, _outcome(x.x + p, p), 2)
+    assert verdict.success.tolist() == [True, True, True]
+    assert verdict.success_8bit.tolist() == [True, True, False]  # 0.4 and 0.601 become 0.4 and 0.6
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 import argparse
 import logging
-import os
 import pickle
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -22,6 +24,7 @@ from advbench.models.ffn import FFN, Linear
 from advbench.models.loading import ModelSpec, content_address, load_model
 from advbench.models.normalized import Normalized
 from advbench.training.produce import run_recipe
+from tests.faults import Payload
 
 NET = FFN(hidden=(4,))
 
@@ -48,6 +51,7 @@ def check_same(model: nn.Module, state: dict[str, Tensor]) -> None:
 def test_weights_files(
     kind: str, state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """F5: Prefixes that wrappers leave are stripped with a notice."""
     path = tmp_path / "weights"
     if kind == "safetensors":
         save_file(state, path)
@@ -96,6 +100,8 @@ def damaged(kind: str, state: dict[str, Tensor], path: Path) -> None:
         torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, path)
     elif kind == "module":
         torch.save(NET.build((3,), 2), path)
+    elif kind == "scalar":
+        torch.save({"state_dict": state, "accuracy": np.float64(0.5)}, path)
     elif kind == "list":
         torch.save([1, 2], path)
     else:
@@ -116,11 +122,13 @@ def damaged(kind: str, state: dict[str, Tensor], path: Path) -> None:
         ("safetensors length", "truncated"),
         ("namespace", r"contains Python objects \(argparse.Namespace\)"),
         ("module", r"contains Python objects \(torch"),
+        ("scalar", r"contains Python objects \(numpy.*\).*re-save only the weights"),
         ("list", "expected a state dict, found list"),
         ("number", "not tensors: epoch"),
     ],
 )
 def test_damaged_files(kind: str, message: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+    """S1: What is in a file that holds no weights is said by its first bytes."""
     path = tmp_path / "weights"
     damaged(kind, state, path)
     with pytest.raises(ValueError, match=message) as raised:
@@ -128,41 +136,96 @@ def test_damaged_files(kind: str, message: str, state: dict[str, Tensor], tmp_pa
     assert str(path) in str(raised.value)
 
 
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, sentinel: Path) -> None:
-        self.sentinel = sentinel
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.sentinel),)
-
-
 @pytest.mark.parametrize("form", ["zip", "raw"])
 def test_a_malicious_pickle_does_not_run(form: str, tmp_path: Path) -> None:
+    """S2: Refused, with the name of the file; what it would have made is not there."""
     path, sentinel = tmp_path / "weights", tmp_path / "sentinel"
     if form == "zip":
         torch.save({"weight": Payload(sentinel)}, path)
     else:
         path.write_bytes(pickle.dumps(Payload(sentinel)))
-    with pytest.raises(ValueError, match="contains Python objects"):
+    with pytest.raises(ValueError, match="contains Python objects") as raised:
         load_model(spec(path))
+    assert str(path) in str(raised.value)
     assert not sentinel.exists()
+    pickle.loads(pickle.dumps(Payload(sentinel)))
+    assert sentinel.exists(), "the payload is real"
 
 
-def test_a_flipped_byte_is_found_by_the_sha256(state: dict[str, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", [pickle.UnpicklingError, RuntimeError, EOFError])
+def test_s2_what_torch_refuses_is_never_asked_for_again(
+    refusal: type[Exception],
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, asked = tmp_path / "weights", list[object]()
+
+    def refusing(file: object, **terms: object) -> object:
+        asked.append(terms["weights_only"])
+        raise refusal("no")
+
+    torch.save(state, path)
+    monkeypatch.setattr(torch, "load", refusing)
+    with pytest.raises(ValueError, match=str(path)):
+        load_model(spec(path))
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save])
+def test_a_flipped_byte_is_found_by_the_sha256(
+    save: Callable[[dict[str, Tensor], Path], None], state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """S1: Both formats load it in silence, which only a sha256 can tell."""
     path = tmp_path / "weights"
-    save_file(state, path)
+    save(state, path)
     good = load_model(spec(path))
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    weight = state["1.weight"].numpy().tobytes()
+    content[bytes(content).index(weight) + len(weight) - 1] ^= 1
     path.write_bytes(content)
     assert load_model(spec(path)).sha256 != good.sha256
     with pytest.raises(ValueError, match=r"sha256 mismatch: expected 00, found [0-9a-f]{64}"):
         load_model(spec(path, sha256="00"))
 
 
+def rewritten(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Write a torch file anew, each of its parts changed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts:
+            archive.writestr(name, change(name, content))
+
+
+def test_f6_weights_that_were_on_another_device_come_to_this_one(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """The format holds a device with each tensor, a text with its length in front."""
+    path = tmp_path / "weights"
+    torch.save(state, path)
+    here, there = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:7"
+    rewritten(path, lambda _, part: part.replace(here, there))
+    assert b"cuda:7" in path.read_bytes()
+    with pytest.raises((RuntimeError, AssertionError)):
+        torch.load(path, weights_only=True)
+    check_same(load_model(spec(path)).model, state)
+
+
+def test_f6_a_file_of_another_version_is_told_with_ours(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "weights"
+    torch.save(state, path)
+    rewritten(path, lambda name, part: b"999" if name.endswith("/version") else part)
+    with pytest.raises(ValueError, match=r"torch .* cannot read it: .*999") as raised:
+        load_model(spec(path))
+    assert torch.__version__ in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
 def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """F5: The first five of them; nothing is filled in part."""
     path = tmp_path / "weights"
     save_file(state, path)
     with pytest.raises(ValueError, match=r"4 missing: 5.weight, 5.bias, 7.weight, 7.bias"):
@@ -204,9 +267,14 @@ def test_a_zoo_network_must_have_the_sha256_that_is_asked_for() -> None:
 
 
 def test_python_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X3: Models go by a text to import, so that nothing of them has to be pickled."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some_users_nets.py").write_text(
         "import torch\ndef build(): return torch.nn.Linear(2, 2)\ndef wrong(): return 3\n"
+        "there = build()\nnamed = lambda: Odd(lambda x: x)\n"
+        "class Odd(torch.nn.Module):\n"
+        "    def __init__(self, f): super().__init__(); self.f = f\n"
+        "    def forward(self, x): return self.f(x)\n"
     )
     path = list(sys.path)
     loaded = load_model(
@@ -216,7 +284,13 @@ def test_python_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not loaded.model.training
     assert loaded.card is None
     assert sys.path == path
-    with pytest.raises(ValueError, match=r"Did you mean 'build'.*It has: build, wrong"):
+    odd = load_model(ModelSpec(name="python:some_users_nets:named")).model
+    assert odd(torch.ones(1)) == 1
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(odd)
+    with pytest.raises(TypeError, match="'there' is a model itself; name a function"):
+        load_model(ModelSpec(name="python:some_users_nets:there"))
+    with pytest.raises(ValueError, match=r"Did you mean 'build'.*It has: Odd, build, named,"):
         load_model(ModelSpec(name="python:some_users_nets:biuld"))
     with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got int"):
         load_model(ModelSpec(name="python:some_users_nets:wrong"))

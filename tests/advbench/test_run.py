@@ -1,6 +1,8 @@
 """Running cells: what is attacked, what is recorded, and what a bad attack can not do."""
 
+import itertools
 import random
+import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,12 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from advbench.attacks import PGD, Linf, Patch, Perturbation, Placement, RandomNoise
+from advbench import data
+from advbench.attacks import (
+    BIM,
+    PGD,
+    Flag,
+    Linf,
+    Patch,
+    Perturbation,
+    Placement,
+    RandomNoise,
+    SquareAttack,
+)
 from advbench.attacks.attack import Attack, Fittable
 from advbench.attacks.query import Access
-from advbench.bench.plan import Victim
+from advbench.bench.determinism import numerics
+from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.run import Runner, Silent, provenance, run_cells
-from tests.advbench.fakes import Plane, Push, cell
+from advbench.bench.table import summary
+from advbench.models.loading import ModelSpec, load_model
+from advbench.testing.victims import Watched
+from tests.advbench.fakes import Plane, Push, cell, samples
 
 
 def test_only_clean_correct_rows_are_attacked():
@@ -78,7 +95,63 @@ def test_the_status_names_rows_that_broke_the_rules():
     assert not rows["success"].any()
 
 
+class Walled(Plane):
+    """NaN wherever the mean of an image is past a wall, and nothing but a right answer before."""
+
+    def __init__(self, wall: float) -> None:
+        super().__init__()
+        self.wall = wall
+
+    def forward(self, x):
+        return super().forward(x) / (x.flatten(1).mean(1, keepdim=True) < self.wall)
+
+
+@pytest.mark.parametrize("attack", [BIM(steps=5), PGD(steps=5), RandomNoise(steps=9)], ids=repr)
+def test_n2_where_all_around_is_nan_nothing_is_robust(attack):
+    """The samples lie just before the wall: what a step meets is NaN, which never changes class."""
+
+    class Island(Walled):
+        def forward(self, x):
+            inside = (x.flatten(1) == torch.tensor(0.25)).all(1, keepdim=True)
+            return super().forward(x) / inside
+
+    one = cell(attack, (0.1,), values=[0.25] * 3, y=[0] * 3, model=Island(0.5))
+    record, rows = Runner().run(one)
+    assert record["status"] == "nan"
+    assert rows["clean_correct"].all()
+    assert rows["nan"].all()
+    assert (rows["flags"] & Flag.NON_FINITE).all()
+    row, worst = summary([one.facts()], {one.key: (record, rows)})
+    assert (row["status"], row["nan"], row["robust_accuracy"]) == ("nan", 3, None)
+    assert worst["robust_accuracy"] is None
+
+
+@pytest.mark.parametrize("attack", [BIM(steps=8), PGD(steps=8, restarts=2)], ids=repr)
+@pytest.mark.parametrize("value", [0.3, 0.35, 0.4])
+def test_n2_the_best_finite_iterate_is_kept(attack, value):
+    """Class 1 begins at 0.5; a wall of NaN stands before it, and the nearest to it is kept."""
+    seen, one = Watched(Walled(0.49)), samples([value], [0])
+    found = attack.run(seen, one.x, one.y, eps=0.3, stop="never")
+    assert found.flags[0] & Flag.NON_FINITE
+    means = torch.cat([images.flatten(1).mean(1) for images, _ in seen.seen])
+    finite = torch.cat([logits.isfinite().all(1) for _, logits in seen.seen])
+    assert finite.any()
+    assert not finite.all()
+    assert float(found.x_adv.mean()) == pytest.approx(float(means[finite].max()), abs=1e-6)
+
+
+def test_n2_what_met_nan_on_its_way_is_flagged_and_judged():
+    """Of the two samples one has room for a step before the wall, the other has not."""
+    one = cell(BIM(steps=8), (0.3,), values=[0.3, 0.4], y=[0, 0], model=Walled(0.49))
+    record, rows = Runner().run(one)
+    assert rows["nan"].tolist() == [False, True]
+    assert (rows["flags"] & Flag.NON_FINITE).all()
+    assert record["status"] == "nan"
+
+
 def test_a_clean_logit_that_is_not_finite_is_a_status():
+    """N2: Apart from what is robust and from what is broken."""
+
     class Spoilt(Plane):
         def forward(self, x):
             return super().forward(x) / (x.flatten(1).mean(1, keepdim=True) < 0.8)
@@ -140,8 +213,68 @@ def test_a_cell_named_twice_is_run_once():
     assert seen[0] == seen[1]
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """A cell over 24 digits that draws at random throughout, and its rows."""
+    loaded = load_model(ModelSpec(name="zoo:digits/cnn"))
+    digits = data.load("digits", samples=24)
+    victim = Victim("cnn", loaded.model, loaded.sha256)
+    selection = Selection("digits", digits, lambda count: digits)
+    attacks = {"pgd": PGD(steps=4, restarts=2), "square": SquareAttack(steps=12)}
+    cells = [Cell(victim, selection, name, one, (0.15,), 3) for name, one in attacks.items()]
+    return [(one, Runner(batch_size=24).run(one)[1]) for one in cells]
+
+
+def _selected(one: Cell, index: list[int]) -> Cell:
+    chosen = one.selection.samples._rows(torch.tensor(index))
+    return replace(one, selection=Selection("digits", chosen, lambda count: chosen))
+
+
+def _same(rows, expected, index):
+    for name, values in expected.items():
+        got = rows[name]
+        if values.dtype.kind == "f":  # another batch has other kernels
+            assert got == pytest.approx(values[index], abs=1e-5, nan_ok=True), name
+        else:
+            np.testing.assert_array_equal(got, values[index], err_msg=name)
+
+
+def test_n10_order_and_company_of_the_samples_change_nothing(whole):
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(5)).tolist()
+    for one, expected in whole:
+        assert 0 < expected["success"].sum() < expected["attacked"].sum()
+        _, rows = Runner(batch_size=24).run(_selected(one, order))
+        _same(rows, expected, order)
+
+
+def test_n10_shards_together_are_the_whole(whole):
+    for one, expected in whole:
+        for shard in (list(range(0, 24, 3)), list(range(1, 24, 3)), list(range(2, 24, 3))):
+            _, rows = Runner(batch_size=8).run(_selected(one, shard))
+            _same(rows, expected, shard)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_n10_rows_in_flight_change_nothing(whole, batch_size):
+    for one, expected in whole:
+        _, rows = Runner(batch_size=batch_size).run(one)
+        _same(rows, expected, list(range(24)))
+
+
+def test_a_shard_that_draws_by_position_is_found_out(whole):
+    """Without the ids of the samples, other rows are drawn for."""
+    one, expected = whole[0]
+    moved = _selected(one, list(range(12, 24)))
+    renumbered = replace(moved.selection.samples, ids=torch.arange(12))
+    selection = Selection("digits", renumbered, lambda count: renumbered)
+    _, rows = Runner(batch_size=24).run(replace(moved, selection=selection))
+    same = [np.array_equal(rows[k], expected[k][12:], equal_nan=True) for k in ("size", "steps")]
+    assert not all(same)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_batch_size_is_not_in_the_rows(batch_size):
+    """N10: Exactly, where the model's arithmetic does not depend on it."""
     _, expected = Runner(batch_size=64).run(cell(PGD(steps=3), (0.06,)))
     _, rows = Runner(batch_size=batch_size).run(cell(PGD(steps=3), (0.06,)))
     for name in ("success", "forwards", "backwards", "prediction", "flags"):
@@ -162,6 +295,7 @@ def test_progress_hears_of_every_row():
 
 
 def test_model_and_random_state_are_left_as_they_were():
+    """N9: By a cell; by a whole run, see test_cli."""
     model = Plane().train()
     torch.manual_seed(3)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -254,8 +388,19 @@ def test_eot_multiplies_what_a_query_costs():
     assert rows["forwards"].any()
 
 
+def test_x4_a_clock_that_is_set_back_makes_no_negative_time(monkeypatch):
+    hours = itertools.count(1e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: next(hours))
+    monkeypatch.setattr(time, "time_ns", lambda: int(next(hours) * 1e9))
+    record, rows = Runner().run(cell(PGD(steps=3)))
+    assert 0 < record["seconds"] < 60
+    assert rows is not None
+
+
 def test_provenance_names_versions_and_settings():
+    """N11: Among them all that decides whether a GPU repeats itself."""
     facts = provenance(["advbench", "run"])
     assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert facts["threads"] == torch.get_num_threads()
+    assert facts["numerics"] == numerics()
     assert facts["command"] == ["advbench", "run"]

@@ -349,6 +349,14 @@ def test_a_file_says_how_its_sticker_and_the_controls_were_judged(done):
             assert numbers["untargeted"]["rate"] == round(float(rows["success"].sum() / n), 6)
 
 
+@pytest.mark.parametrize("name", ["os:system", "python:os:system", "builtins:exec", "os.system"])
+def test_s2_code_that_a_results_file_names_is_not_run(tmp_path, name):
+    path = tmp_path / "sticker.json"
+    path.write_text(json.dumps({"format": 1, "fitted": {"name": name, "command": "exit 1"}}))
+    with pytest.raises(ValueError, match=rf"there is no attack named '{name}'"):
+        read_sticker(path)
+
+
 @pytest.mark.slow
 def test_what_is_no_sticker_is_refused(done, tmp_path):
     path = done[0] / "stickers" / "sticker-to_3-zoo_digits_linear-area_0.4-seed_0.json"

@@ -10,6 +10,7 @@ import pytest
 
 from advbench.bench import store as storing
 from advbench.bench.store import FolderError, Store, WriteError, differences, opened, to_json
+from tests.faults import Payload
 
 _KEY = "ab" + "0" * 62
 _ROWS = {"index": np.arange(3), "success": np.array([True, False, True])}
@@ -64,6 +65,7 @@ def test_rows_without_their_record_do_not_exist(store):
     ],
 )
 def test_a_damaged_cell_is_set_aside_with_a_warning(store, caplog, name, damage):
+    """F4: Truncated, empty, one bit flipped, or no record at all."""
     store.save(_RECORD, _ROWS)
     path = _cell(store) / name
     path.write_bytes(damage(path.read_bytes()))
@@ -74,15 +76,18 @@ def test_a_damaged_cell_is_set_aside_with_a_warning(store, caplog, name, damage)
     assert store.load(_KEY) is not None
 
 
-def test_rows_that_hold_objects_are_refused(store, caplog):
+def test_rows_that_hold_objects_are_refused(store, caplog, tmp_path):
+    """S2: Results are data, though their sha256 is right."""
     store.save(_RECORD, _ROWS)
     path = _cell(store) / "rows.npz"
-    np.savez(path, index=np.array([{}], dtype=object), allow_pickle=True)
+    harm = np.array([Payload(tmp_path / "sentinel")], dtype=object)
+    np.savez(path, index=harm, allow_pickle=True)
     record = json.loads((_cell(store) / "cell.json").read_text())
     record["rows_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (_cell(store) / "cell.json").write_text(json.dumps(record))
     assert store.load(_KEY) is None
     assert "is damaged" in caplog.text
+    assert not (tmp_path / "sentinel").exists()
 
 
 def _manifest(steps=1, key="k"):
@@ -90,6 +95,7 @@ def _manifest(steps=1, key="k"):
 
 
 def test_the_same_cells_are_continued_and_others_refused_with_the_difference(store):
+    """F3: What is compared is the plan; what is shown is the configuration, where it differs."""
     store.prepare(_manifest())
     store.prepare(_manifest())
     store.prepare(_manifest(steps=2))  # the plan is what counts
@@ -99,8 +105,9 @@ def test_the_same_cells_are_continued_and_others_refused_with_the_difference(sto
         store.prepare(_manifest(key="other"))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_manifest_is_set_aside(store, content, caplog):
+    """F4: Whatever is in its place."""
     (store.folder / "manifest.json").write_bytes(content)
     store.prepare(_manifest())
     assert json.loads((store.folder / "manifest.json").read_text())["cells"]
@@ -121,6 +128,7 @@ def _hold(folder, ready, done):
 
 
 def test_a_second_run_is_refused_and_told_the_owner(tmp_path):
+    """X2: In another process, until that has ended."""
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     owner = context.Process(target=_hold, args=(tmp_path, ready, done))
@@ -150,7 +158,7 @@ def test_nan_is_never_written_as_json():
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_failing_disk_leaves_old_or_new_content_and_no_litter(store, monkeypatch, call, number):
-    """Fail at call k of each primitive; then the cell is either absent or whole."""
+    """F1: Fail at call k of each primitive; then the cell is either absent or whole."""
     real, calls = getattr(os, call), 0
 
     def failing(*arguments):

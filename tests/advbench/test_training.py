@@ -27,6 +27,7 @@ from advbench.training import trainer
 from advbench.training.produce import log_csv, pack, run_recipe
 from advbench.training.recipe import Data, Log, Normalize, Optimizer, Recipe, Train
 from advbench.training.trainer import Trained, train
+from tests.faults import Payload
 
 CONFIG = """
 defenses = ["weight_decay", { name = "early_stopping", patience = 5 }]
@@ -285,6 +286,7 @@ class Kill:
 def test_a_killed_training_comes_to_the_same_bits(
     made: Recipe, samples: Samples, validation: Samples, tmp_path: Path
 ) -> None:
+    """X1: Killed after every epoch."""
     whole = train(made, data=samples, validation=validation)
     kill, path = Kill(), tmp_path / "checkpoint"
     for epoch in whole.log:
@@ -368,18 +370,30 @@ def test_a_checkpoint_of_another_training_is_ignored(
         assert epochs_run(path, *other) == [0, 1, 2]
 
 
-def test_a_damaged_checkpoint_is_ignored(
-    samples: Samples, validation: Samples, tmp_path: Path
+def test_f4_a_damaged_checkpoint_is_set_aside(
+    samples: Samples, validation: Samples, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, made = tmp_path / "checkpoint", recipe()
     killed(path, made, samples, validation)
     content = path.read_bytes()
-    for damaged in (b"", b"no checkpoint", content[: len(content) // 2]):
+    other = io.BytesIO()
+    torch.save([1, 2], other)
+    for damaged in (b"", b"no checkpoint", content[: len(content) // 2], other.getvalue()):
         path.write_bytes(damaged)
+        caplog.clear()
         assert epochs_run(path, made, samples, validation) == [0, 1, 2]
-    torch.save([1, 2], path)
-    assert epochs_run(path, made, samples, validation) == [0, 1, 2]
+        assert f"{path} is damaged" in caplog.text
+        assert (tmp_path / "checkpoint.corrupt").read_bytes() == damaged
     assert not path.exists()
+
+
+def test_s2_a_malicious_checkpoint_does_not_run(
+    samples: Samples, validation: Samples, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    torch.save({"address": Payload(tmp_path / "sentinel")}, path)
+    assert epochs_run(path, recipe(), samples, validation) == [0, 1, 2]
+    assert not (tmp_path / "sentinel").exists()
 
 
 # Files

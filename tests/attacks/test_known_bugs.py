@@ -93,6 +93,7 @@ def test_b02_a_black_and_white_image_moves(attack: Attack) -> None:
 
 @every
 def test_b03_no_row_depends_on_its_batch(attack: Attack) -> None:
+    """N10: Three rows together are three calls."""
     (model, x, y, _), eps = few(attack, count=3)
     together = attack.run(model, x, y, eps=eps, stop="never")
     alone = [
@@ -146,6 +147,7 @@ def test_b06_targeted_goes_to_the_target(attack: Attack) -> None:
 
 @with_gradient
 def test_b07_one_zero_gradient_is_no_end(attack: Attack) -> None:
+    """N3: Whatever it is divided by, momentum too."""
     given, _, _ = half_space(shape_for(attack), count=3)
     eps = scale(attack, given.x, 0.3)
     found = attack.run(Stalled(given.model), given.x, given.y, eps=eps, stop="never")
@@ -215,6 +217,7 @@ def test_b12_every_shape_and_every_number_of_classes(shape: tuple[int, ...], cla
 
 
 def test_b13_bytes_are_rounded() -> None:
+    """N7: And not cut off, which would lose half a level on average."""
     values = torch.linspace(0, 1, 24).view(3, 2, 4)
     assert (pixels(values) == (values * 255).round().permute(1, 2, 0).numpy()).all()
     assert pixels(torch.full((1, 1, 1), 127.9 / 255)).tolist() == [[[128, 128, 128]]]
@@ -222,6 +225,7 @@ def test_b13_bytes_are_rounded() -> None:
 
 @every
 def test_b14_no_global_random_state_is_touched(attack: Attack) -> None:
+    """N9: Those of torch, NumPy and Python."""
     (model, x, y, _), eps = few(attack)
     before = random_states()
     attack.run(model, x, y, eps=eps)

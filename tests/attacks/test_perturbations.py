@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from advbench import registry
@@ -99,6 +101,7 @@ def test_projection_is_the_nearest_point(
 def test_projection_is_legal_and_idempotent(
     perturbation: Perturbation, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
+    """N5: Measured in 64 bits, whatever it was projected in."""
     x, p = (value.to(dtype) for value in points(shape))
     eps = sizes(perturbation, x).to(dtype)
     once = perturbation.project(x, p, eps)
@@ -108,6 +111,41 @@ def test_projection_is_legal_and_idempotent(
     assert (x + once >= -slack).all()
     assert (x + once <= 1 + slack).all()
     torch.testing.assert_close(perturbation.project(x, once, eps), once, rtol=slack, atol=slack)
+
+
+@given(
+    st.sampled_from(PIXELS),
+    st.sampled_from([(3, 32, 32), (1, 5, 3), (700,)]),
+    st.integers(1, 1000),
+    st.floats(1e-4, 1),
+)
+def test_n5_what_is_projected_in_32_bits_is_legal_in_64(
+    perturbation: Perturbation, shape: tuple[int, ...], key: int, share: float
+) -> None:
+    x = (0.5 + 0.3 * numbers(key, 2, *shape, dtype=torch.float32)).clamp(0, 1)
+    p = numbers(key + 1, 2, *shape, dtype=torch.float32) * share
+    eps = torch.tensor([1.0, 0.25]) * share * perturbation.largest(x)
+    kept = perturbation.project(x, p, eps)
+    size = perturbation.size(x.double(), kept.double())
+    assert (size <= perturbation.limit(eps.double())).all()
+    x_adv = perturbation.apply(x, kept)
+    assert x_adv.amin() >= 0
+    assert x_adv.amax() <= 1
+
+
+@pytest.mark.parametrize("perturbation", [Linf(), L2(), L1()], ids=repr)
+def test_n5_the_tolerance_is_as_large_as_rounding_needs_and_little_larger(
+    perturbation: Perturbation,
+) -> None:
+    """On photographs of 224 x 224: all that rounding adds passes, and hardly more would."""
+    x = torch.full((4, 3, 224, 224), 0.5)
+    p = numbers(3, 4, 3, 224, 224, dtype=torch.float32)
+    eps = torch.tensor([0.01, 0.03, 0.05, 0.1]) * perturbation.largest(x) / 4
+    size = perturbation.size(x.double(), perturbation.project(x, p, eps).double())
+    limit = perturbation.limit(eps.double())
+    assert (size <= limit).all()
+    assert (limit - eps.double() < 1.1e-5 * eps.double().clamp_min(0.1)).all()
+    assert (size > 0.999 * eps).all()
 
 
 @pytest.mark.parametrize("perturbation", BALLS, ids=repr)

@@ -246,7 +246,7 @@ def test_flags_name_what_was_wrong() -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_an_answer_without_a_number_is_never_the_best(value: float) -> None:
-    """A failure with an infinite loss must not keep later, finite ones out."""
+    """N2: A failure with an infinite loss must not keep later, finite ones out."""
     model, x, y, _ = smooth(count=1)
     broken = [True]
 

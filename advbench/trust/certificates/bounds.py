@@ -64,17 +64,17 @@ def margins(network: Network, region: Region, y: Tensor, hidden: Sequence[Interv
     They are exact where there is no hidden stage.
     """
     relaxed = [stage.relax(one) for stage, one in zip(network.hidden, hidden, strict=True)]
-    return _substituted(network, region, relaxed, _differences(network, y), exact=True)
+    return _substituted(network, region, relaxed, differences(network, y), exact=True)
 
 
 def interval_margins(network: Network, y: Tensor, hidden: Sequence[Interval]) -> Margins:
     """Return the margins from the bounds of the last hidden stage alone."""
-    rows = _differences(network, y)
+    rows = differences(network, y)
     box = network.hidden[-1].after(hidden[-1])
-    return _added(rows, least_in_box(rows.matrix, box), box)
+    return added(rows, least_in_box(rows.matrix, box), box)
 
 
-def _differences(network: Network, y: Tensor) -> Rows:
+def differences(network: Network, y: Tensor) -> Rows:
     """Every margin in terms of what comes into the last stage."""
     last = network.stages[-1]
     unit = torch.eye(network.classes, dtype=last.like.dtype, device=last.like.device)
@@ -112,10 +112,11 @@ def _substituted(
         for step in reversed(steps):
             rows = step.back(rows)
         rows = stage.back(rows)
-    return _added(rows, region.least(rows.matrix, exact), region.box)
+    return added(rows, region.least(rows.matrix, exact), region.box)
 
 
-def _added(rows: Rows, least: Tensor, box: Interval) -> Margins:
+def added(rows: Rows, least: Tensor, box: Interval) -> Margins:
+    """Add what the rows are at least over the box to their constants, and the scale up."""
     low = rows.constant + least
     if rows.size is None:
         return Margins(low, low)
