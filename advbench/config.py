@@ -154,17 +154,21 @@ class CertifySection:
         when: "auto" where bounds are cheap, "always" where there are any, "never".
         draws: noisy copies of a sample, for a model of randomised smoothing, which is never cheap.
         alpha: the probability with which the proof of a smoothed model may be wrong, per sample.
+        nodes: of a search for each class that bounds leave open, for ReLU nets in Linf; 0 for none.
     """
 
     when: Literal["auto", "always", "never"] = "auto"
     draws: int = 1000
     alpha: float = 0.001
+    nodes: int = 0
 
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1; got {self.draws}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1; got {self.alpha}")
+        if self.nodes < 0:
+            raise ValueError(f"nodes must be at least 0; got {self.nodes}")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+import tomllib
 import types
 from fractions import Fraction
 from pathlib import Path
@@ -14,14 +15,19 @@ import pytest
 import torch
 
 from advbench import registry
-from advbench.config import load
+from advbench.attacks.flags import Flag
+from advbench.bench.render import _ADVICE
+from advbench.config import CertifySection, load
 from advbench.defenses.adversarial.adversarial_training import AdversarialTraining
 from advbench.defenses.fit import Batch
-from advbench.document import ConfigError, parse_toml
+from advbench.document import ConfigError, Document, parse_toml
 from advbench.pytest_plugin import AssertRobust
 from advbench.schema import build
 from advbench.testing import check_attack
 from advbench.training.recipe import Recipe
+from advbench.trust.diagnosis.nature import CHANGING, GRAPH, PROBABILITIES, RANDOM
+from advbench.trust.diagnosis.panel import PANEL
+from advbench.trust.statistics import wilson
 
 COMMANDS = (
     "pip install -e . && advbench run configs/quickstart.toml",
@@ -39,6 +45,7 @@ PAGES = (
     "docs/overfitting.md",
     "docs/transfer.md",
     "docs/ci.md",
+    "docs/trust.md",
 )
 
 
@@ -74,6 +81,51 @@ def test_python_examples_run(repository: Path, assert_robust: AssertRobust) -> N
         for name, value in scope.items():
             if name.startswith("test_"):
                 value(assert_robust)
+
+
+def test_the_page_on_trust_has_every_flag_and_check(repository: Path) -> None:
+    page = (repository / "docs/trust.md").read_text(encoding="utf-8")
+    flags = [str(flag.name).lower() for flag in Flag if flag.value]
+    told = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert told == {*flags, *_ADVICE}
+    checks = [GRAPH, RANDOM, PROBABILITIES, CHANGING, *PANEL]
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted((check.id, check.name) for check in checks)
+    (listed,) = re.findall(r"^([\w, ]+ and \w+) stop: no number", page, re.MULTILINE)
+    stops = {check.id for check in checks if check.stops}
+    assert set(re.findall(r"\w+", listed.replace(" and ", ", "))) == stops
+    (example,) = blocks(repository, "toml", "docs/trust.md")
+    assert build(CertifySection, Document("page", example, tomllib.loads(example)["certify"], {}))
+
+
+def test_half_widths_of_the_page_are_those_of_wilson(repository: Path) -> None:
+    page = (repository / "docs/trust.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for n, *halves in rows:
+        count = int(n.replace(",", ""))
+        for share, half in zip((0.5, 0.9), halves, strict=True):
+            low, high = wilson(share * count, count)
+            assert 50 * (high - low) == pytest.approx(float(half), abs=0.05)
+
+
+def test_measured_calibration_of_the_gate_is_that_of_its_table(repository: Path) -> None:
+    """False alarms in at most one of twenty; a drop of 1.5 points is hardly ever passed."""
+    table = pd.read_csv(repository / "results/benchmarks/calibration.csv")
+    said = table.groupby("drop")[["pairs", "pass", "inconclusive", "fail"]].sum()
+    assert (said["pairs"] == 200).all()
+    assert said.loc[0.0, "fail"] <= 0.05 * 200
+    assert said.loc[0.015, "pass"] <= 0.05 * 200
+    assert said.loc[0.03, "fail"] >= 0.8 * 200
+
+
+def test_the_sandwich_is_large_and_holds(repository: Path) -> None:
+    """More than 100,000 pairs of a sample and a radius, each asked from both sides."""
+    table = pd.read_csv(repository / "results/published/sandwich.csv")
+    cells = table[table.attack != "worst"]
+    assert (table.status == "ok").all()
+    assert cells.n.sum() > 100_000
+    assert (table.certified_accuracy <= table.robust_accuracy).all()
 
 
 def test_stickers_of_the_page_beat_their_controls(

@@ -21,10 +21,11 @@ _LOST = 0.05
 def doubts(groups: Mapping[Group, Sequence[Member]]) -> dict[Group, list[str]]:
     """Return the flags of each group; a group that is not sound, or answers at random, has none.
 
-    black_box_wins: samples that only attacks without gradients broke, which gradients should find.
-    transfer_wins: samples that only attacks made on another model broke.
+    black_box_stronger: samples that only attacks without gradients broke, which gradients should find.
+    transfer_stronger: samples that only attacks made on another model broke.
     not_monotone: samples that the same attacks broke at a smaller eps, but not at this one.
-    lost_in_8bit: successes that are none after rounding to 8 bits, of all successes.
+    lost_in_8bit: successes that are none after rounding to 8 bits, of all successes. Attacks that
+        look for the smallest change are left out, for they end where any rounding undoes them.
     """
     whole = {group: worst_of(members) for group, members in groups.items()}
     found: dict[Group, list[str]] = {}
@@ -46,20 +47,21 @@ def _flags(
     white = _broken(members, lambda facts: facts["access"] == "gradient")
     black = _broken(members, lambda facts: facts["access"] != "gradient")
     if white is not None and black is not None and not group.surrogate:
-        yield from _flag("black_box_wins", black & ~white, worst.correct)
+        yield from _flag("black_box_stronger", black & ~white, worst.correct)
     own = groups.get(group._replace(surrogate=""))
     direct = None if own is None else _broken(own, lambda facts: facts["access"] == "gradient")
     if group.surrogate and direct is not None:
-        yield from _flag("transfer_wins", worst.broken & ~direct, worst.correct)
+        yield from _flag("transfer_stronger", worst.broken & ~direct, worst.correct)
     smaller = [one for one in groups if one[:-1] == group[:-1] and one.eps < group.eps]
     before = [verdicts for one in smaller if (verdicts := whole[one]) is not None]
     alike = [one for one in before if np.array_equal(one.index, worst.index)]
     if alike:
         once = np.logical_or.reduce([one.broken for one in alike])
         yield from _flag("not_monotone", once & ~worst.broken, worst.correct)
-    lost = int((worst.broken & ~worst.broken_8bit).sum())
-    if lost > _LOST * worst.broken.sum():
-        yield f"lost_in_8bit:{lost / worst.broken.sum():.2f}"
+    inside = worst_of([member for member in members if member.facts["finds"] == "inside"])
+    lost = 0 if inside is None else int((inside.broken & ~inside.broken_8bit).sum())
+    if inside is not None and lost > _LOST * inside.broken.sum():
+        yield f"lost_in_8bit:{lost / inside.broken.sum():.2f}"
 
 
 def _broken(

@@ -38,6 +38,8 @@ def groups_of(facts: Mapping[str, Any]) -> list[tuple[Group, float]]:
 
 
 def worst_of(members: Sequence[Member]) -> Verdicts | None:
-    """Return the worst of all members on each sample; None where one of them is not sound."""
+    """Return the worst of all members on each sample; None where one is not sound, or none is."""
     sound = [member.verdicts for member in members if member.verdicts is not None]
-    return functools.reduce(Verdicts.joined, sound) if len(sound) == len(members) else None
+    if not sound or len(sound) < len(members):
+        return None
+    return functools.reduce(Verdicts.joined, sound)

@@ -177,6 +177,7 @@ class Cell:
             "dataset": self.selection.label,
             "attack": self.name,
             "access": self.attack.access,
+            "finds": self.attack.finds,
             "perturbation": short(self.attack.perturbation),
             "eps": list(self.eps),
             "limits": limits.tolist(),

@@ -92,7 +92,8 @@ def _proven(cell: Cell, correct: Tensor, batch_size: int) -> NDArray[np.float64]
     for eps in sorted(cell.eps):  # what is not proven is not proven in a larger ball
         index = open_.nonzero().squeeze(1)
         limit = change.limit(torch.full((len(index),), eps, dtype=torch.float64))
-        sure = certify(model, samples.x[index], samples.y[index], change, limit, batch_size)
+        x, y, nodes = samples.x[index], samples.y[index], cell.certify.nodes
+        sure = certify(model, x, y, change, limit, batch_size, nodes)
         found[index[sure].numpy()] = eps
         open_[index[~sure]] = False
     return found

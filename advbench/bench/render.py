@@ -49,11 +49,11 @@ _ADVICE = {
         "made on a model that has layers that hide gradients, which is not robustness: "
         "add adaptive = true to an attack."
     ),
-    "black_box_wins": (
+    "black_box_stronger": (
         "attacks without gradients broke {share} of the correct samples that those with gradients "
         "did not. Gradients mislead here, or the attacks had not finished: advbench diagnose."
     ),
-    "transfer_wins": (
+    "transfer_stronger": (
         "attacks made on another model broke {share} of the correct samples that those made on the "
         "model itself did not. Gradients mislead here, or the attacks had not finished."
     ),

@@ -23,8 +23,8 @@ STOPS = {
     "non_finite": 0.0,
     "hidden_gradient": 0.0,
     "one_draw": 0.0,
-    "black_box_wins": 0.0,
-    "transfer_wins": 0.0,
+    "black_box_stronger": 0.0,
+    "transfer_stronger": 0.0,
 }
 """Flags of the table of which a larger share than this is an alarm."""
 _MISSED, _FEW = 0.02, 5

@@ -173,7 +173,7 @@ def test_n4_what_cannot_be_is_flagged_and_told(bench, capsys):
     assert blind["robust_accuracy"] == blind["clean_accuracy"] > 0.9
     assert blind["flags"] == "zero_gradient:1.00"
     assert seeing["robust_accuracy"] == worst["robust_accuracy"] == 0
-    assert worst["flags"] == "black_box_wins:1.00"
+    assert worst["flags"] == "black_box_stronger:1.00"
     assert "worst: attacks without gradients broke 100 % of the correct samples" in printed.err
 
 

@@ -16,15 +16,21 @@ def _run(*cells):
         eps = facts.get("eps", 0.1)
         planned.append(
             {
-
-                    "key": key,
-                    "model": "m",
-                    "surrogate": "",
-                    "dataset": "d",
-                    "perturbation": "linf"
-                ,
-                "attack": key, "seed": 0, "targets": None, "n": N, "content": {},
-                "access": "gradient", **facts, "eps": [eps], "limits": [eps + 1e-6],
+                "key": key,
+                "model": "m",
+                "surrogate": "",
+                "dataset": "d",
+                "perturbation": "linf",
+                "attack": key,
+                "seed": 0,
+                "targets": None,
+                "n": N,
+                "content": {},
+                "access": "gradient",
+                "finds": "inside",
+                **facts,
+                "eps": [eps],
+                "limits": [eps + 1e-6],
             }
         )
         rows = {name: np.zeros(N, bool) for name in ("success", "success_8bit", "invalid", "nan")}
@@ -54,7 +60,7 @@ def test_sound_verdicts_have_no_flag():
     assert flags == {("", 0.1): "", ("", 0.2): "", ("s", 0.1): ""}
 
 
-@pytest.mark.parametrize(("more", "flag"), [(4, ""), (5, "black_box_wins:0.05")])
+@pytest.mark.parametrize(("more", "flag"), [(4, ""), (5, "black_box_stronger:0.05")])
 def test_a_black_box_that_wins_is_flagged_from_five_samples_on(more, flag):
     assert _run(_cell(0, 30), _cell(25, 30 + more, access="labels"))["", 0.1] == flag
 
@@ -65,7 +71,7 @@ def test_a_black_box_alone_wins_against_nobody():
 
 def test_transfer_that_wins_is_flagged():
     flags = _run(_cell(0, 30), _cell(20, 40, surrogate="s"))
-    assert flags == {("", 0.1): "", ("s", 0.1): "transfer_wins:0.10"}
+    assert flags == {("", 0.1): "", ("s", 0.1): "transfer_stronger:0.10"}
     assert _run(_cell(20, 40, surrogate="s"))["s", 0.1] == ""
 
 
@@ -77,3 +83,4 @@ def test_a_curve_that_rises_is_flagged_at_the_larger_eps():
 def test_successes_that_rounding_undoes_are_flagged():
     assert _run(_cell(0, 20, kept=19))["", 0.1] == ""
     assert _run(_cell(0, 20, kept=15))["", 0.1] == "lost_in_8bit:0.25"
+    assert _run(_cell(0, 20, kept=15, finds="smallest"))["", 0.1] == ""

@@ -24,7 +24,8 @@ _FIXED = [
 def _facts(key="a", attack="pgd", eps=(0.1,), seed=0, **more):
     facts = {"key": key, "model": "m", "surrogate": "", "dataset": "d", "attack": attack}
     facts |= {"perturbation": "linf", "eps": list(eps), "limits": [e + 1e-6 for e in eps]}
-    facts |= {"seed": seed, "targets": None, "n": 4, "content": {}, "access": "gradient"}
+    facts |= {"seed": seed, "targets": None, "n": 4, "content": {}}
+    facts |= {"access": "gradient", "finds": "inside"}
     return facts | more
 
 

@@ -1,191 +1,189 @@
-"""Proofs by exhaustion: branch and bound over which units of a small ReLU net are on.
+"""Proofs by exhaustion for small ReLU nets: branch and bound over which units are on.
 
-Source: Tjeng, Xiao, Tedrake, "Evaluating robustness of neural networks with mixed integer
-programming", ICLR 2019, arXiv:1711.07356, with the bounds of back-substitution in place of their
-progressive ones, and as a question of yes or no: is there an image whose margin is not above 0?
+Source: Wang, Zhang, Xu, Lin, Jana, Hsieh, Kolter, "Beta-CROWN: efficient bound propagation with
+per-neuron split constraints for neural network robustness verification", NeurIPS 2021,
+arXiv:2103.06624, with the bounds of hidden layers as back-substitution leaves them at the root. A
+unit is chosen by what its chord gives away (Bunel et al., "Branch and bound for piecewise linear
+neural network verification", JMLR 2020, arXiv:1909.06588), at its largest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import optimize, sparse
 from torch import Tensor
 
-from advbench.trust.certificates.affine import Dense, Scale
-from advbench.trust.certificates.bounds import Margins, by_substitution, margins
+from advbench.trust.certificates.bounds import Margins, added, by_substitution, differences, margins
 from advbench.trust.certificates.curves import Rectifier
 from advbench.trust.certificates.network import Network
 from advbench.trust.certificates.regions import Cube, Region
-from advbench.trust.certificates.rows import Interval
+from advbench.trust.certificates.rows import Elementwise, Interval, Lines, Rows
 
-# Every row is loosened by this share of the magnitudes that it adds up: ten times the coarsest
-# tolerance of the solver, and far above the rounding of bounds, and of a model of 32 bits.
-_SLACK = 1e-5
-_INFEASIBLE = 2  # what scipy calls it
-
-Array = NDArray[np.float64]
+_AT_ONCE = 128
+_STEPS = 12
+_MORE_STEPS = 100
+_RATE = 0.2  # of Adam; slopes lie in [0, 1]
 
 
 def fits(network: Network, region: Region) -> bool:
-    """Say whether there is an encoding: dense maps with ReLU between them, and a box of images."""
-    maps = [one for stage in network.stages for one in stage.maps]
-    return (
-        isinstance(region, Cube)
-        and all(isinstance(one, Dense | Scale) for one in maps)
-        and all(stage.activations == (Rectifier(),) for stage in network.hidden)
-    )
+    """Say whether the search applies: ReLU is the only activation, and the region is a box.
+
+    Without any activation there is nothing to search: bounds are exact.
+    """
+    relu = all(stage.activations == (Rectifier(),) for stage in network.hidden)
+    return isinstance(region, Cube) and bool(network.hidden) and relu
 
 
-def prove(network: Network, region: Region, y: Tensor, nodes: int) -> Tensor:
+def prove(network: Network, region: Region, y: Tensor, nodes: int, share: float) -> Tensor:
     """Return which samples no image of the region can fool, (B,) bool.
 
-    The network and the region have to fit and to be of 64 bits; y is (B,). Classes that
-    back-substitution leaves open are asked for one by one, the least margin first, each with at
-    most ``nodes`` nodes of branch and bound, until one is not proven.
+    The network and the region have to fit and to be of 64 bits; y is (B,). A margin is proven
+    where its bound exceeds ``share`` of its scale. Classes that back-substitution leaves open are
+    searched one by one, the least margin first, each with at most ``nodes`` nodes, until one is
+    not proven.
     """
-    samples = (slice(row, row + 1) for row in range(len(y)))
-    found = [_prove(network, region.take(one), y[one], nodes) for one in samples]
+    samples = [slice(row, row + 1) for row in range(len(y))]
+    found = [_prove(network, region.take(one), y[one], nodes, share) for one in samples]
     return torch.tensor(found, dtype=torch.bool, device=y.device)
 
 
-def _prove(network: Network, region: Region, y: Tensor, nodes: int) -> bool:
+def _prove(network: Network, region: Region, y: Tensor, nodes: int, share: float) -> bool:
     """Prove one sample."""
     with torch.no_grad():
         hidden = by_substitution(network, region)
-        found = margins(network, region, y, hidden)
-        layers = [_layer(network, n) for n in range(len(network.stages))]
-    rivals = _open(found, int(y))
-    if not rivals:
-        return True
-    problem, last = Problem.of(region.box), layers.pop()
-    for layer, bounds in zip(layers, hidden, strict=True):
-        problem = problem.behind(layer, *_one(bounds))
-    return all(problem.excludes(last, int(y), rival, nodes) for rival in rivals)
+        low, scale = (one[0] for one in margins(network, region, y, hidden))
+        every = differences(network, y)
+        order = low.argsort(stable=True)
+        rivals = [int(one) for one in order if one != y and not low[one] > share * scale[one]]
+        return all(
+            Search(network, region, hidden, _row(every, rival), share).closes(nodes)
+            for rival in rivals
+        )
 
 
-def _open(found: Margins, y: int) -> list[int]:
-    """The classes whose margin may be 0 or less, the least margin first."""
-    low, scale = found.low[0], found.scale[0]
-    order = [int(rival) for rival in low.argsort(stable=True)]
-    return [one for one in order if one != y and low[one] <= _SLACK * scale[one]]
+def _row(rows: Rows, place: int) -> Rows:
+    return Rows(*(one[:, place : place + 1] for one in rows if one is not None))
 
 
-class Layer(NamedTuple):
-    """A stage's maps as a matrix (outputs, inputs) and an offset (outputs,)."""
+class Nodes(NamedTuple):
+    """Parts of the region, and the bound that each was given last; all (B, units of all layers)."""
 
-    weight: Array
-    bias: Array
+    sign: Tensor  # 1 where the unit is on, -1 where it is off, 0 where it may be both
+    slope: Tensor  # of the line below a unit that may be both, 0 to 1
+    price: Tensor  # on the sign, at least 0: the multiplier of what the part demands
 
+    def take(self, index: Tensor | slice) -> "Nodes":
+        """Select nodes."""
+        return Nodes(*(one[index] for one in self))
 
-def _layer(network: Network, place: int) -> Layer:
-    parts = list(network.stages[place].blocks())
-    return Layer(
-        torch.cat([part.matrix[0] for part in parts]).cpu().numpy(),
-        torch.cat([part.constant[0] for part in parts]).cpu().numpy(),
-    )
-
-
-def _one(bounds: Interval) -> tuple[Array, Array]:
-    """The bounds of the only sample."""
-    low, high = (end[0].cpu().numpy() for end in bounds)
-    return low, high
+    def before(self, others: "Nodes") -> "Nodes":
+        """Put these before the others."""
+        return Nodes(*(torch.cat(both) for both in zip(self, others, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """What the first layers can answer, as linear rows over variables in [0, 1].
+class Search:
+    """The search for an image of one sample whose margin is not above 0."""
 
-    Each variable is a pixel, the output of a unit as a share of its upper bound, or 1 where a unit
-    is on and 0 where it is off. So are all coefficients at most about 1, and what the solver drops
-    as tiny, or lets pass within its tolerances, is small next to the slack.
-    """
+    network: Network
+    region: Region  # of one sample
+    hidden: Sequence[Interval]
+    margin: Rows  # (1, 1, n), in terms of what comes into the last stage
+    share: float
 
-    rows: sparse.csr_array  # (R, V): lower <= rows @ variables <= upper
-    lower: Array
-    upper: Array
-    least: Array  # the range of each variable, (V,)
-    most: Array
-    whole: Array  # 1 where it is 0 or 1, (V,)
-    place: NDArray[np.intp]  # of the outputs of the last layer that are not always 0, (U,)
-    unit: NDArray[np.intp]  # which outputs those are
-    top: Array  # and their upper bounds
+    def closes(self, nodes: int) -> bool:
+        """Say whether at most so many nodes prove that there is none."""
+        left = self._root()
+        while len(left.sign):
+            some, left = left.take(slice(_AT_ONCE)), left.take(slice(_AT_ONCE, None))
+            nodes -= len(some.sign)
+            if nodes < 0:
+                return False
+            some = self._open(some, _STEPS)
+            if len(some.sign):
+                gain, unit = self._bound(some)[1].max(1)
+                decided = gain == 0  # nothing is left to split, and the bound can only be climbed
+                if decided.any() and len(self._open(some.take(decided), _MORE_STEPS).sign):
+                    return False
+                left = _halves(some.take(~decided), unit[~decided]).before(left)
+        return True
 
-    @classmethod
-    def of(cls, box: Interval) -> "Problem":
-        """Return the problem of the images alone."""
-        low, high = _one(box)
-        pixels, none = np.arange(len(low)), np.zeros(0)
-        rows = sparse.csr_array((0, len(low)))
-        one, zero = np.ones(len(low)), np.zeros(len(low))
-        return cls(rows, none, none, low, high, zero, pixels, pixels, one)
+    def _root(self) -> Nodes:
+        low, high = (torch.cat(ends, 1) for ends in zip(*self.hidden, strict=True))
+        return Nodes(torch.zeros_like(low), (high >= -low).to(low), torch.zeros_like(low))
 
-    def behind(self, layer: Layer, low: Array, high: Array) -> "Problem":
-        """Append a layer and its ReLU; low and high bound what comes into the ReLU."""
-        weight, bias = layer.weight[:, self.unit] * self.top, layer.bias
-        size = np.abs(weight).sum(1) + np.abs(bias)
-        low, high = low - _SLACK * size, high + _SLACK * size
-        live = (high > 0).nonzero()[0]
-        weight, bias, size, low, top = (one[live] for one in (weight, bias, size, low, high))
-        free = (low < 0).nonzero()[0]
-        old, new, switches = len(self.least), len(live), len(free)
-        total = old + new + switches
+    def _open(self, nodes: Nodes, steps: int) -> Nodes:
+        """Return what stays open of the nodes, each with the best bound of a climb.
 
-        into = _spread(-weight / size[:, None], self.place, total)  # output - what comes in
-        out = sparse.csr_array((top / size, (range(new), range(old, old + new))), (new, total))
-        above = into + out
-        switch = sparse.csr_array(
-            (np.ones(switches), (range(switches), range(old + new, total))), (switches, total)
-        )
-        share = (-low / size)[free]
-        below = above[free] + switch.multiply(share[:, None]).tocsr()
-        cut = sparse.csr_array(
-            (np.ones(switches), (range(switches), old + free)), (switches, total)
-        )
-        offset = bias / size
-        ceiling = np.where(low < 0, np.inf, offset + _SLACK)
-        return Problem(
-            sparse.vstack([_widened(self.rows, total), above, below, cut - switch]).tocsr(),
-            np.concatenate([self.lower, offset - _SLACK, np.full(2 * switches, -np.inf)]),
-            np.concatenate(
-                [self.upper, ceiling, offset[free] + share + _SLACK, np.zeros(switches)]
-            ),
-            np.concatenate([self.least, np.zeros(new + switches)]),
-            np.concatenate([self.most, np.ones(new + switches)]),
-            np.concatenate([self.whole, np.zeros(new), np.ones(switches)]),
-            np.arange(old, old + new),
-            live,
-            top,
-        )
+        Whatever the slopes and prices are, the bound holds.
+        """
+        slope, price = (one.clone().requires_grad_() for one in nodes[1:])
+        climb = torch.optim.Adam([slope, price], _RATE, maximize=True)
+        best, most = nodes, torch.full_like(nodes.sign[:, :1], -torch.inf)
+        open_ = torch.ones_like(most, dtype=torch.bool)
+        for step in range(steps):
+            climb.param_groups[0]["lr"] = _RATE * (1 - step / steps)
+            with torch.enable_grad():
+                now = self._bound(Nodes(nodes.sign, slope, price))[0]
+                slope.grad, price.grad = torch.autograd.grad(now.low.sum(), [slope, price])
+            better = now.low > most
+            most = torch.where(better, now.low.detach(), most)
+            best = Nodes(
+                nodes.sign,
+                torch.where(better, slope.detach(), best.slope),
+                torch.where(better, price.detach(), best.price),
+            )
+            open_ &= ~(now.low > self.share * now.scale)
+            if not open_.any():
+                break
+            climb.step()
+            with torch.no_grad():
+                slope.clamp_(0, 1)
+                price.clamp_(min=0)
+        return best.take(open_.squeeze(1))
 
-    def excludes(self, layer: Layer, y: int, rival: int, nodes: int) -> bool:
-        """Say whether it is proven that the layer never puts the rival as high as y."""
-        weight, bias = layer.weight[:, self.unit] * self.top, layer.bias
-        size = np.abs(weight[[y, rival]]).sum() + np.abs(bias[[y, rival]]).sum()
-        size = max(size, np.finfo(np.float64).tiny)
-        margin = _spread((weight[[y]] - weight[[rival]]) / size, self.place, len(self.least))
-        answer = optimize.milp(
-            np.zeros(len(self.least)),
-            constraints=[
-                optimize.LinearConstraint(self.rows, self.lower, self.upper),
-                optimize.LinearConstraint(margin, -np.inf, (bias[rival] - bias[y]) / size + _SLACK),
-            ],
-            bounds=optimize.Bounds(self.least, self.most),
-            integrality=self.whole,
-            options={"node_limit": nodes},
-        )
-        return bool(answer.status == _INFEASIBLE)
+    def _bound(self, nodes: Nodes) -> tuple[Margins, Tensor]:
+        """Return the margin on each node, (B, 1), and what each unit gives away, (B, units)."""
+        count = len(nodes.sign)
+        rows = Rows(*(one.expand(count, *one.shape[1:]) for one in self.margin if one is not None))
+        widths = [one.low.shape[1] for one in self.hidden]
+        parts = [
+            Nodes(*part) for part in zip(*(one.split(widths, 1) for one in nodes), strict=True)
+        ]
+        gains = []
+        for stage, bounds, part in reversed(
+            list(zip(self.network.hidden, self.hidden, parts, strict=True))
+        ):
+            lines = _lines(bounds, part)
+            gains.append(_gain(rows.matrix.detach().squeeze(1), lines))
+            rows = Elementwise(lines).back(rows)
+            demand = (part.sign * part.price).unsqueeze(1)
+            rows = stage.back(rows._replace(matrix=rows.matrix - demand))
+        region = self.region.take(torch.zeros(count, dtype=torch.int64, device=nodes.sign.device))
+        least = region.least(rows.matrix, exact=True)
+        return added(rows, least, region.box), torch.cat(gains[::-1], 1)
 
 
-def _spread(matrix: Array, place: NDArray[np.intp], total: int) -> sparse.csr_array:
-    """Put the columns of a matrix where their variables are."""
-    found = sparse.coo_array(matrix)
-    row, column = found.coords
-    return sparse.csr_array((found.data, (row, place[column])), (len(matrix), total))
+def _lines(bounds: Interval, part: Nodes) -> Lines:
+    """The lines below and above ReLU on each node, (B, n)."""
+    low = torch.where(part.sign > 0, bounds.low.clamp_min(0), bounds.low)
+    high = torch.where(part.sign < 0, bounds.high.clamp_max(0), bounds.high)
+    both = (low < 0) & (high > 0)
+    sure = (low >= 0).to(low)
+    chord = torch.where(both, high / torch.where(both, high - low, 1), sure)
+    lift = torch.where(both, -low * chord, 0)
+    return Lines(torch.where(both, part.slope, sure), torch.zeros_like(lift), chord, lift)
 
 
-def _widened(rows: sparse.csr_array, total: int) -> sparse.csr_array:
-    """Add columns of zeros."""
-    return sparse.csr_array((rows.data, rows.indices, rows.indptr), (rows.shape[0], total))
+def _gain(matrix: Tensor, lines: Lines) -> Tensor:
+    """What each chord gives away at 0; above 0 for every unit that may be both, and only there."""
+    lift = lines.high_constant
+    return torch.where(lift > 0, lift * (-matrix).clamp_min(torch.finfo(lift.dtype).eps), 0)
+
+
+def _halves(nodes: Nodes, unit: Tensor) -> Nodes:
+    """Split each node by the sign of a unit."""
+    place = unit.unsqueeze(1)
+    on, off = (nodes._replace(sign=nodes.sign.scatter(1, place, sign)) for sign in (1.0, -1.0))
+    return on.before(off)

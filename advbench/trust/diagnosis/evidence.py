@@ -26,7 +26,9 @@ from advbench.trust.diagnosis.slopes import Slope, slope
 from advbench.trust.diagnosis.subject import Found, Subject
 
 STEPS = 40
-"""Of the usual search; half as many on a model that answers at random, asked often in each."""
+"""Of the usual search."""
+_FEW = 10
+"""The same on a model that answers at random, which is asked often in each step."""
 QUERIES = 1000
 """Of the black box."""
 NOISES = 300
@@ -109,11 +111,11 @@ def margin_search(
 def gather(subject: Subject, attack: Attack | None, surrogates: Sequence[Model]) -> Evidence:
     """Run all searches; where no gradient reaches the input, those that need one find nothing.
 
-    A model that answers at random is asked no more than its gradient, surrogates and noise need:
-    one answer of it is no comparison.
+    A model that answers at random is asked by its gradient and by surrogates alone: others compare
+    single answers.
     """
     set_ = subject.perturbation
-    usual_search = usual(set_, STEPS // 2 if subject.random else STEPS)
+    usual_search = usual(set_, _FEW if subject.random else STEPS)
     pair = subject.attacked(usual_search)
     given = pair if attack is None else subject.attacked(attack)
     one_step = subject.attacked(FGSM(perturbation=set_, loss=RelativeMargin())).broken
@@ -153,16 +155,14 @@ def _with_longer(found: Evidence) -> Evidence:
 def _with_rivals(found: Evidence, surrogates: Sequence[Model]) -> Evidence:
     """Add the searches that need no gradient of the model."""
     subject, set_, left = found.subject, found.subject.perturbation, found.survivors
-    black_box = torch.zeros_like(left)
+    black_box = noise = transfer = torch.zeros_like(left)
     if not subject.random:
-        square = SquareAttack(perturbation=set_, steps=QUERIES)
-        black_box, _ = _on(subject, left, square)
-    transfer = torch.zeros_like(left)
+        black_box, _ = _on(subject, left, SquareAttack(perturbation=set_, steps=QUERIES))
+        noise, _ = _on(subject, left, RandomNoise(perturbation=set_, steps=NOISES))
     momentum = MIFGSM(perturbation=set_, loss=Margin(), steps=_TRANSFER_STEPS)
     for surrogate in surrogates:
         broken, _ = _on(subject, left & ~transfer, momentum, surrogate)
         transfer = transfer | broken
-    noise, _ = _on(subject, left, RandomNoise(perturbation=set_, steps=NOISES))
     return replace(found, black_box=black_box, transfer=transfer, noise=noise)
 
 

@@ -27,6 +27,7 @@ NOISE = Check(
     f"> {SMALL_GAP:g} and >= {ROWS} rows",
     "Random draws beat a search: it starts badly, or the gradient misleads. " + _BELIEVE,
     masks=True,
+    repeatable=True,
 )
 BOX = Check(
     "U1",
@@ -36,6 +37,7 @@ BOX = Check(
     + _BELIEVE,
     stops=True,
     gradient=True,
+    repeatable=True,
 )
 MONOTONE = Check(
     "C1",

@@ -20,11 +20,11 @@ _FURTHEST = 2.0
 def chosen(subject: Subject, substitute: nn.Module) -> float:
     """Return the size at which a short search by gradients leaves about half of the rows.
 
-    Where none does, or only one far beyond what halves a substitute of the model, it is that of the
-    substitute, or twice that.
+    Where none does, or the model answers at random, it is that of a substitute of the model, and
+    never more than twice that.
     """
     other = half_way(subject, substitute)
-    own = half_way(subject) if subject.differentiable else None
+    own = half_way(subject) if subject.differentiable and not subject.random else None
     if other is None:
         return own or subject.perturbation.largest(subject.x) / 10
     return other if own is None else min(own, _rounded(_FURTHEST * other))

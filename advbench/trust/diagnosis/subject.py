@@ -11,9 +11,9 @@ from advbench.attacks.attack import Stop
 from advbench.attacks.victim import Model
 from advbench.trust.answers import draw_seeds, tally
 
-_DRAWS = 10
+_DRAWS = 5
 """Of a model that answers at random, that a query of an attack averages."""
-VOTES = 30
+VOTES = 20
 """Fresh draws by which an example is judged on such a model."""
 
 

@@ -32,8 +32,8 @@ MISLED = 0.25
 """Rows, of those left, on which a wide ball gets much further: up to 0.14 on honest nets."""
 UNFINISHED = 0.05
 """What the last steps of a search add to its rise as a whole, per row."""
-UNFINISHED_SHARE = 0.1
-"""Rows of those left that are unfinished: up to 0.07 on honest nets."""
+UNFINISHED_SHARE = 0.25
+"""Rows of those left that are unfinished."""
 
 
 def stronger(rows: int, n: int, gap: float = GAP) -> bool:
