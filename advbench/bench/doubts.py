@@ -21,7 +21,7 @@ _LOST = 0.05
 def doubts(groups: Mapping[Group, Sequence[Member]]) -> dict[Group, list[str]]:
     """Return the flags of each group; a group that is not sound, or answers at random, has none.
 
-    black_box_stronger: samples that only attacks without gradients broke, which gradients should find.
+    black_box_stronger: samples that only attacks without gradients broke.
     transfer_stronger: samples that only attacks made on another model broke.
     not_monotone: samples that the same attacks broke at a smaller eps, but not at this one.
     lost_in_8bit: successes that are none after rounding to 8 bits, of all successes. Attacks that

@@ -22,34 +22,8 @@ from advbench.attacks.attack import Attack, Outcome
 from advbench.attacks.flags import Flag
 from advbench.attacks.perturbations.perturbation import Perturbation
 from advbench.attacks.victim import Model, full_precision
-from advbench.trust.answers import (
-    Look,
-    Tally,
-    answers_at_random,
-    as_they_are,
-    classes,
-    confidence,
-    draw_seeds,
-    fooled,
-    predict,
-    tally,
-)
+from advbench.trust.answers import Look, as_they_are, tally
 
-__all__ = [
-    "Look",
-    "Tally",
-    "Verdict",
-    "answers_at_random",
-    "as_they_are",
-    "check_form",
-    "classes",
-    "confidence",
-    "draw_seeds",
-    "fooled",
-    "judge",
-    "predict",
-    "tally",
-]
 _TOLERANCE = 1e-6  # of the box, and of the link between inputs and parameters
 
 

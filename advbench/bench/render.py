@@ -45,6 +45,11 @@ _ADVICE = {
         "the model returns probabilities on {share} of the attacked samples. Return the logits: "
         "losses saturate on probabilities and the attack is weaker."
     ),
+    "masked": (
+        "searches from larger balls got much further than those within eps on {share} of the "
+        "attacked samples: gradients mislead there. Believe robust, which goes on from there; "
+        "advbench diagnose says more."
+    ),
     "hidden_gradient": (
         "made on a model that has layers that hide gradients, which is not robustness: "
         "add adaptive = true to an attack."
@@ -70,6 +75,8 @@ _ADVICE = {
         "Leave eot out, or average over 10 draws or more."
     ),
 }
+_LEAST = {"masked": 0.1}
+"""Shares below which a flag is not worth a sentence: honest models have some."""
 
 
 def render(table: Sequence[Row], style: str) -> str:
@@ -106,6 +113,8 @@ def advice(table: Sequence[Row]) -> Iterator[str]:
                 met[row["attack"]] = max(met.get(row["attack"], 0.0), float(share))
     for (model, name), met in attacks.items():
         least, most = min(met.values()), max(met.values())
+        if most < _LEAST.get(name, 0.0):
+            continue
         share = f"{'' if least == most else 'up to '}{100 * most:.3g} %"
         yield f"{model}: {', '.join(met)}: {_ADVICE[name].format(share=share)}"
     for row in table:

@@ -33,21 +33,21 @@ from advbench.attacks.masking import unmasked
 from advbench.attacks.speed import accelerated
 from advbench.attacks.victim import Model
 from advbench.bench.determinism import numerics
-from advbench.bench.judge import (
-    answers_at_random,
-    classes,
-    confidence,
-    draw_seeds,
-    judge,
-    predict,
-    tally,
-)
+from advbench.bench.judge import judge
 from advbench.bench.plan import Cell, Selection, Victim
 from advbench.bench.proofs import Proofs, proven, settle
 from advbench.bench.store import Rows, Store
 from advbench.bench.surrogates import together
 from advbench.bench.table import status_of
 from advbench.schema import plain
+from advbench.trust.answers import (
+    answers_at_random,
+    classes,
+    confidence,
+    draw_seeds,
+    predict,
+    tally,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from advbench.attacks.rendering.renderer import Renderer
 from advbench.attacks.rendering.scene import unpack
 from advbench.attacks.search import Rule
 from advbench.attacks.victim import SceneModel
-from advbench.bench.judge import classes, predict
 from advbench.bench.plan import Cell
 from advbench.report.pictures import remade
+from advbench.trust.answers import classes, predict
 
 ANGLES = np.arange(-180.0, 180.0, 10.0)
 """Yaws and pitches of whole circles, in degrees; 180 is -180."""

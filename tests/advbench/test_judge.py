@@ -6,13 +6,13 @@ import torch
 
 from advbench.attacks import L0, L1, L2, PGD, Flag, Linf, Outcome
 from advbench.bench import judge as judging
-from advbench.bench.judge import (
+from advbench.bench.judge import judge
+from advbench.trust.answers import (
     answers_at_random,
     classes,
     confidence,
     draw_seeds,
     fooled,
-    judge,
     predict,
     tally,
 )

@@ -13,9 +13,9 @@ import advbench
 from advbench.attacks import PGD, MinimumEps, RandomNoise
 from advbench.bench import run as running
 from advbench.bench import table as tabulating
-from advbench.bench.judge import fooled, predict
 from advbench.bench.plan import Cell, Victim
 from advbench.bench.run import Runner
+from advbench.trust.answers import fooled, predict
 from tests.advbench.fakes import Plane, cell
 
 _N = 400

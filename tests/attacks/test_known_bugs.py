@@ -34,7 +34,6 @@ from advbench.attacks import (
 from advbench.attacks.ensembles.autoattack import AutoAttack
 from advbench.attacks.perturbations.perturbation import Pixels
 from advbench.bench.evaluate import evaluate
-from advbench.bench.judge import answers_at_random, draw_seeds, tally
 from advbench.report.pictures import pixels
 from advbench.testing.manners import photograph, random_states
 from advbench.testing.requirement import require_same, stack
@@ -53,6 +52,7 @@ from advbench.testing.victims import (
     shape_for,
     smooth,
 )
+from advbench.trust.answers import answers_at_random, draw_seeds, tally
 
 KINDS = [registry.get("attacks", name) for name in registry.names("attacks")]
 ATTACKS: list[Attack] = [kind.examples()[0] for kind in KINDS if issubclass(kind, Attack)]
