@@ -1,8 +1,8 @@
 """The command `advbench`. Data goes to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 a gate failed or was inconclusive, 2 usage, configuration or baseline,
-3 incomplete, 4 a device or dependency is missing, 5 nothing to do, 130 and 143 ended by a signal.
-Commands import torch only when they need it.
+Exit codes: 0 done, 1 a gate failed or was inconclusive, or a diagnosis says stop, 2 usage,
+configuration or baseline, 3 incomplete, 4 a device or dependency is missing, 5 nothing to do, 130
+and 143 ended by a signal. Commands import torch only when they need it.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from advbench.console import (
     terminable,
     tolerant_streams,
 )
+from advbench.diagnose_command import diagnose
 from advbench.gate.cli import gate
 from advbench.options import CONFIG, JSON, SET, device_problem
 
@@ -158,6 +159,7 @@ def run(
 
 
 cli.add_command(gate)
+cli.add_command(diagnose)
 
 
 @cli.command()

@@ -121,7 +121,10 @@ def parse_toml(path: str | Path) -> Document:
 
 
 def parse_text(name: str, text: str) -> Document:
-    """Read TOML from a text; raises ConfigError, naming `name` and line, where it is empty or none."""
+    """Read TOML from a text.
+
+    Raises ConfigError, naming `name` and line, where it is empty or not TOML.
+    """
     if not text.strip():
         raise ConfigError(f"{name}:1: the file is empty")
     try:

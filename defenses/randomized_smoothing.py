@@ -19,8 +19,8 @@ class RandomizedSmoothing(Defense):
     Source: Cohen, Rosenfeld, Kolter, Certified Adversarial Robustness via Randomized Smoothing,
     ICML 2019, arXiv:1902.02918. There the copies vote and the answer may be withheld, here their
     probabilities are averaged, which has a gradient; the certificate of the paper
-    (``smoothed_radius``) holds for the vote. Pixels are not clipped after the noise, as there. It may also wrap
-    a finished network, which answers the better for having been trained on noise.
+    (``smoothed_radius``) holds for the vote. Pixels are not clipped after the noise, as there. It
+    may also wrap a finished network, which answers the better for having been trained on noise.
 
     Fields:
         sigma: standard deviation of the noise, in pixel units.

@@ -403,7 +403,7 @@ def test_shell_examples_are_accepted(repository: Path, tmp_path: Path) -> None:
         for line in "".join(blocks(repository, "bash")).splitlines()
         if line.startswith("advbench ")
     ]
-    assert len(calls) == 9
+    assert len(calls) == 10
     dry = ["--dry-run", "--out", tmp_path]
     quick = ["--baseline", tmp_path / "ci.json", "--force"]
     quick += ["--set", "attack.name=fgsm", "--set", "certify.when=never"]

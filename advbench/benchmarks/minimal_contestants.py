@@ -63,8 +63,8 @@ def sized(attack: Attack, passes: int) -> Attack:
 
     The field that is changed is `steps_per_search` or else `steps`, in a bisection of eps that of
     the attack inside, which gets twice its share, since half of its searches end early: a sample
-    whose searches do not is held to `passes` by its budget. Carlini and Wagner's Linf attack, which hardly ever needs all its rounds,
-    gets the length of a round from a usual number of them.
+    whose searches do not is held to `passes` by its budget. Carlini and Wagner's Linf attack, which
+    hardly ever needs all its rounds, gets the length of a round from a usual number of them.
     """
     if isinstance(attack, CWLinf):
         return replace(attack, steps_per_search=max(passes // _USUAL, 1))

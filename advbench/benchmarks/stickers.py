@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from advbench.attacks import Picture
-from advbench.trust.statistics import wilson
 from advbench.benchmarks.machine import facts, installed
 from advbench.benchmarks.measuring import Spread, Whole, counted, cpu_seconds, floor, race
 from advbench.benchmarks.report import out_option
@@ -35,6 +34,7 @@ from advbench.benchmarks.sticker_contestants import (
 from advbench.benchmarks.sticker_report import StickerLine, write_stickers
 from advbench.benchmarks.sticker_victims import VICTIMS, Pair
 from advbench.registry import name_of
+from advbench.trust.statistics import wilson
 
 Call = Callable[[], object]
 _BARE = "bare passes"

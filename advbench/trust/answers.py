@@ -23,7 +23,7 @@ def predict(
 ) -> Tensor:
     """Return the logits (N, K) of the bare model in eval mode, on the device of `x`."""
     victim = Victim(model, x)
-    with frozen(model, seed), torch.inference_mode():
+    with frozen(model, seed), torch.no_grad():
         parts = [victim(look(part.to(victim.device))).to(x.device) for part in x.split(batch_size)]
     return torch.cat(parts)
 
@@ -37,7 +37,7 @@ def answers_at_random(model: Model, x: Tensor, batch_size: int, look: Look = as_
     victim = Victim(model, x)
     answers, drawn = [], False
     for seed in (0, 1):
-        with frozen(model, seed), torch.inference_mode():
+        with frozen(model, seed), torch.no_grad():
             images = [look(part.to(victim.device)) for part in x.split(batch_size)]
             before = _generators(victim.device)
             answers.append(torch.cat([victim(part) for part in images]).nan_to_num())

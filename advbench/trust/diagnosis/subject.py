@@ -104,6 +104,8 @@ class Subject:
 
         An answer that is not finite is none.
         """
+        if not len(x):
+            return torch.zeros_like(self.y, dtype=torch.bool)
         seeds = draw_seeds("diagnosis", self.seed, VOTES) if self.random else (self.seed,)
         told = tally(self.model, x, self.y, self.batch_size, seeds=seeds)
         return told.finite & (told.right < 0.5)
