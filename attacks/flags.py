@@ -11,4 +11,4 @@ class Flag(IntFlag):
     NON_FINITE = 2  # a loss, logit or gradient was NaN or infinite
     OUT_OF_BUDGET = 4  # the search ended because the queries ran out
     PROBABILITIES = 8  # the victim returns probabilities where logits are expected
-    MASKED = 16  # a search from a larger ball got much further: gradients within eps mislead
+    MASKED_GRADIENT = 16  # a search from a larger ball got much further: gradients mislead

@@ -45,7 +45,7 @@ _ADVICE = {
         "the model returns probabilities on {share} of the attacked samples. Return the logits: "
         "losses saturate on probabilities and the attack is weaker."
     ),
-    "masked": (
+    "masked_gradient": (
         "searches from larger balls got much further than those within eps on {share} of the "
         "attacked samples: gradients mislead there. Believe robust, which goes on from there; "
         "advbench diagnose says more."
@@ -75,7 +75,7 @@ _ADVICE = {
         "Leave eot out, or average over 10 draws or more."
     ),
 }
-_LEAST = {"masked": 0.1}
+_LEAST = {"masked_gradient": 0.1}
 """Shares below which a flag is not worth a sentence: honest models have some."""
 
 

@@ -65,7 +65,7 @@ class Rounds(Rule[Ascents]):
     on an honest model. Where gradients within eps mislead, it goes much further than all rounds
     before it: that marks a row as masked, and all its later rounds are wide. Only norms have such
     balls; in other sets all are of size eps. A row that is masked, or that a wide ball broke after
-    the others had not, gets the flag MASKED.
+    the others had not, gets the flag MASKED_GRADIENT.
 
     A row whose best point is further than ``near`` from success leaves after the short rounds, and
     one on which two long rounds in a row ended at the same loss after these: ascents that agree
@@ -163,7 +163,7 @@ class Rounds(Rule[Ascents]):
         number = state.round + over
         leapt = self._leapt(state)
         masked = state.masked | (over & leapt)
-        query.warn(leapt & (over | (state.peak > 0)) & (state.earlier < 0), Flag.MASKED)
+        query.warn(leapt & (over | (state.peak > 0)) & (state.earlier < 0), Flag.MASKED_GRADIENT)
         after = torch.where(over, 0, (state.step + 1) / length)
         there = problem._replace(eps=problem.eps * self._ball(number, after, masked))
         size = _FIRST_STEP * (1 + torch.cos(math.pi * share)).to(problem.eps) / 2

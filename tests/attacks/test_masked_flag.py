@@ -22,7 +22,7 @@ class Plain(torch.nn.Module):
 
 
 def masked(attack: Rounds | Robust, model: torch.nn.Module, eps: float) -> torch.Tensor:
-    return (attack.run(model, X, Y, eps=eps).flags & int(Flag.MASKED)) != 0
+    return (attack.run(model, X, Y, eps=eps).flags & int(Flag.MASKED_GRADIENT)) != 0
 
 
 def test_rows_that_only_a_wide_ball_breaks_are_marked() -> None:
@@ -38,7 +38,7 @@ def test_rows_with_an_honest_gradient_are_not() -> None:
 
 def test_a_few_marked_rows_are_not_worth_a_sentence() -> None:
     row = {"model": "m", "attack": "robust", "status": "ok"}
-    assert not list(advice([row | {"flags": "masked:0.04"}]))
-    (told,) = advice([row | {"flags": "masked:0.40"}])
+    assert not list(advice([row | {"flags": "masked_gradient:0.04"}]))
+    (told,) = advice([row | {"flags": "masked_gradient:0.40"}])
     assert "40 %" in told
     assert "larger balls" in told

@@ -148,7 +148,7 @@ def _with_longer(found: Evidence) -> Evidence:
     longer, _ = _on(found.subject, found.standing, more)
     rounds = Rounds(perturbation=set_, rounds=_AIMS, long_rounds=0)
     aimed, flags = _on(found.subject, found.standing & ~longer, rounds)
-    misled = (flags & int(Flag.MASKED)) != 0
+    misled = (flags & int(Flag.MASKED_GRADIENT)) != 0
     return replace(found, longer=longer, aimed=aimed, misled=misled)
 
 

@@ -106,7 +106,7 @@ def wide(evidence: Evidence) -> Finding:
     """W1: on how many rows do ascents from wide balls get much further than those from within eps?
 
     A row is counted where the distance to success shrinks by 30 % or more in a ball that begins at
-    6 eps and ends at eps: the flag MASKED of ``Rounds``.
+    6 eps and ends at eps: the flag MASKED_GRADIENT of ``Rounds``.
     """
     asked = int((evidence.standing & ~evidence.longer).sum())
     rows = int(evidence.misled.sum())

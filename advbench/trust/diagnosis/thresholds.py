@@ -25,7 +25,7 @@ SATURATED = 0.1
 LINEAR = (0.5, 2.0)
 """What a step gains over what the gradient foretells, in the median: 1.0 to 1.1 on honest nets."""
 RUGGED = 0.15
-"""Relative change of the margin by noise of half of eps: up to 0.11 on honest nets."""
+"""Relative change of the margin by noise of half of eps: up to 0.1 on honest nets."""
 UNBOUNDED = 0.01
 """Rows that a search in the whole box leaves."""
 MISLED = 0.25
