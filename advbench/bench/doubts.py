@@ -28,22 +28,21 @@ def doubts(groups: Mapping[Group, Sequence[Member]]) -> dict[Group, list[str]]:
         look for the smallest change are left out, for they end where any rounding undoes them.
     """
     whole = {group: worst_of(members) for group, members in groups.items()}
-    found: dict[Group, list[str]] = {}
+    found: dict[Group, list[str]] = {group: [] for group in groups}
     for group, members in groups.items():
         worst = whole[group]
-        sound = worst is not None and not worst.random
-        found[group] = list(_flags(group, members, worst, groups, whole)) if sound else []
+        if worst is not None and not worst.random:
+            found[group] = list(_flags(group, members, worst, groups, whole))
     return found
 
 
 def _flags(
     group: Group,
     members: Sequence[Member],
-    worst: Verdicts | None,
+    worst: Verdicts,
     groups: Mapping[Group, Sequence[Member]],
     whole: Mapping[Group, Verdicts | None],
 ) -> Iterator[str]:
-    assert worst is not None
     white = _broken(members, lambda facts: facts["access"] == "gradient")
     black = _broken(members, lambda facts: facts["access"] != "gradient")
     if white is not None and black is not None and not group.surrogate:

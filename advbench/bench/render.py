@@ -91,11 +91,16 @@ def render(table: Sequence[Row], style: str) -> str:
         lines = [f"| {' | '.join(map(escaped, line))} |" for line in cells]
         rule = "|".join(" --- " if name in _LEFT else " ---: " for name in _SHOWN)
         return "\n".join([lines[0], f"|{rule}|", *lines[1:]]) + "\n"
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_SHOWN))]
+    return aligned(cells, [name in _LEFT for name in _SHOWN])
+
+
+def aligned(cells: Sequence[Sequence[str]], left: Sequence[bool]) -> str:
+    """Return lines of cells as text in columns; `left` says which columns begin at the left."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     text = [
         "  ".join(
-            value.ljust(width) if name in _LEFT else value.rjust(width)
-            for value, width, name in zip(line, widths, _SHOWN, strict=True)
+            value.ljust(width) if first else value.rjust(width)
+            for value, width, first in zip(line, widths, left, strict=True)
         ).rstrip()
         for line in cells
     ]

@@ -6,11 +6,7 @@ After Croce and Hein's description of their program's flags and its thresholds
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +20,7 @@ from advbench.attacks.randomness import Draws
 from advbench.attacks.victim import frozen
 from advbench.data import Samples
 from advbench.trust.answers import fooled, predict
+from advbench.trust.diagnosis.nature import calls_of
 
 _REPEATS = 5
 _MOVED = 1e-4  # L2 distance of logits scaled to length 1
@@ -142,22 +139,7 @@ def _zero_gradient(
 
 def _differentiates(model: nn.Module, x: Tensor) -> bool:
     """A function that takes gradients is called by name while the model answers."""
-    with frozen(model), torch.no_grad(), _traced() as calls:
+    named = calls_of(lambda code: code.co_name in _DIFFERENTIATING)
+    with frozen(model), torch.no_grad(), named as calls:
         model(x)
     return bool(calls)
-
-
-@contextmanager
-def _traced() -> Iterator[list[str]]:
-    calls: list[str] = []
-
-    def note(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code.co_name in _DIFFERENTIATING:
-            calls.append(frame.f_code.co_name)
-
-    before = sys.gettrace()
-    sys.settrace(note)
-    try:
-        yield calls
-    finally:
-        sys.settrace(before)

@@ -122,14 +122,13 @@ class Request:
     def _now(self) -> Side:
         """Run the searches, into the folder if there is one, or read the results of a run."""
         given, cells = self.searches, self.searches.cells
-        if given.folder is None and self.folder is None:
+        if given.folder is not None:
+            return side_of(cells, _stored(cells, given.folder))
+        if self.folder is None:
             return measure(cells, self._runner)
-        if given.folder is None and self.folder is not None:
-            command = ["advbench", *sys.argv[1:]]
-            benchmark(cells, self.folder, self._runner, given.config, given.document, command)
-        folder = given.folder or self.folder
-        assert folder is not None
-        return side_of(cells, _stored(cells, folder))
+        command = ["advbench", *sys.argv[1:]]
+        benchmark(cells, self.folder, self._runner, given.config, given.document, command)
+        return side_of(cells, _stored(cells, self.folder))
 
 
 def _before(baseline: Side, cells: Sequence[Cell], against: str | None) -> Mapping[str, Victim]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from advbench.bench.render import escaped
+from advbench.bench.render import aligned, escaped
 from advbench.files import WriteError, write_atomic
 from advbench.gate.gate import Report
 from advbench.gate.verdict import Comparison, Verdict
 
 _COLUMNS = ("accuracy", "n", "baseline", "now", "drop", "at most", "lost", "won", "p", "verdict")
+_WORDS = ("accuracy", "verdict")
 _CONTROL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SUMMARY_BYTES = 1_000_000
 """What GitHub takes of a step's summary is 1024 KiB."""
@@ -22,21 +23,14 @@ _SUMMARY_BYTES = 1_000_000
 
 def text(report: Report) -> str:
     """Return the report as an aligned table with sentences below it."""
-    lines = [list(_COLUMNS), *(_cells(one) for one in report.comparisons)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
-    table = [
-        "  ".join(
-            value.ljust(width) if name in ("accuracy", "verdict") else value.rjust(width)
-            for value, width, name in zip(line, widths, _COLUMNS, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*table, *sentences(report)]) + "\n"
+    lines = [_COLUMNS, *(_cells(one) for one in report.comparisons)]
+    table = aligned(lines, [name in _WORDS for name in _COLUMNS])
+    return table + "\n".join(sentences(report)) + "\n"
 
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown; the columns are fixed."""
-    rule = ["---" if name in ("accuracy", "verdict") else "---:" for name in _COLUMNS]
+    rule = ["---" if name in _WORDS else "---:" for name in _COLUMNS]
     lines = [list(_COLUMNS), rule, *(_cells(one) for one in report.comparisons)]
     table = "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
     told = "\n".join(f"- {escaped(sentence)}" for sentence in sentences(report))

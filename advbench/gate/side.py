@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from advbench.bench.groups import Group, groups_of
 from advbench.bench.plan import Cell, Victim
 from advbench.bench.run import Found, Runner, run_cells
-from advbench.bench.store import Rows, Store
+from advbench.bench.store import Rows
 from advbench.bench.table import summary, worst_cases
 from advbench.bench.verdicts import Row, Verdicts
 from advbench.trust.answers import fooled, predict
@@ -62,12 +62,12 @@ class Side:
     accepted: tuple[str, ...] = ()
 
 
-def measure(cells: Sequence[Cell], runner: Runner, store: Store | None = None) -> Side:
-    """Run what the store does not hold yet and return the side.
+def measure(cells: Sequence[Cell], runner: Runner) -> Side:
+    """Run the cells and return the side.
 
     Raises IncompleteError, with what is missing, where a cell failed or broke its threat model.
     """
-    return side_of(cells, dict(run_cells(cells, runner, store)))
+    return side_of(cells, dict(run_cells(cells, runner)))
 
 
 def side_of(cells: Sequence[Cell], finished: Mapping[str, Found]) -> Side:

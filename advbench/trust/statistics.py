@@ -2,17 +2,19 @@
 
 What is paired: sample by sample, `lost` of them are right for the first model and wrong for the
 second, `won` of them the other way round; the rest are alike, whatever they are.
+
+scipy takes a second to import, so it is imported where it is needed: every run has intervals.
 """
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import beta, binomtest, bootstrap, norm, permutation_test
 
 _CONFIDENCE = 0.95
+_quantile = NormalDist().inv_cdf
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -25,7 +27,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
     Journal of the American Statistical Association 22 (1927), pp. 209-212.
     """
-    z = float(norm.ppf((1 + _CONFIDENCE) / 2))
+    z = _quantile((1 + _CONFIDENCE) / 2)
     p, z2 = successes / n, z * z
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
@@ -39,6 +41,8 @@ def clopper_pearson(successes: int, n: int, confidence: float = _CONFIDENCE) -> 
     Source: C. Clopper, E. S. Pearson, The use of confidence or fiducial limits illustrated in the
     case of the binomial, Biometrika 26 (1934), pp. 404-413.
     """
+    from scipy.stats import beta
+
     tail = (1 - confidence) / 2
     low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, n - successes + 1))
     high = 1.0 if successes == n else float(beta.ppf(1 - tail, successes + 1, n - successes))
@@ -51,6 +55,8 @@ def mcnemar(lost: int, won: int) -> float:
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions
     or percentages, Psychometrika 12 (1947), pp. 153-157, in its binomial form.
     """
+    from scipy.stats import binomtest
+
     if lost + won == 0:
         return 1.0
     return float(binomtest(lost, lost + won, 0.5, alternative="greater").pvalue)
@@ -62,7 +68,9 @@ def tango_upper(lost: int, won: int, n: int, alpha: float = 0.05) -> float:
     Source: T. Tango, Equivalence test and confidence interval for the difference in proportions
     for the paired-sample design, Statistics in Medicine 17 (1998), pp. 891-908, equation 7.
     """
-    z = float(norm.ppf(1 - alpha))
+    from scipy.optimize import brentq
+
+    z = _quantile(1 - alpha)
 
     def score(drop: float) -> float:
         a = 2 * n
@@ -88,6 +96,8 @@ def shares_differ(
     Returns the one-sided upper bound of the drop, first - second, by the percentile bootstrap over
     samples, and the p-value of "the second is worse" by exchanging the two at random per sample.
     """
+    from scipy.stats import bootstrap, permutation_test
+
     if np.array_equal(first, second):
         return tango_upper(0, 0, len(first), alpha), 1.0
 
@@ -140,7 +150,9 @@ def detectable_drop(discordance: float, n: int, alpha: float = 0.05, power: floa
     way only. Source: R. J. Connor, Sample size for testing differences in proportions for the
     paired-sample design, Biometrics 43 (1987), pp. 207-211.
     """
-    z_alpha, z_beta = float(norm.ppf(1 - alpha)), float(norm.ppf(power))
+    from scipy.optimize import brentq
+
+    z_alpha, z_beta = _quantile(1 - alpha), _quantile(power)
 
     def missing(drop: float) -> float:
         share = max(discordance, drop)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import beta, norm
 from torch import Tensor
 
 from advbench.attacks import checks
@@ -127,6 +126,8 @@ class _Asking(NamedTuple):
 
 def _radius(hits: NDArray[np.int64], n: int, alpha: float, sigma: float) -> NDArray[np.float64]:
     """The radius for ``hits`` of ``n`` draws; 0 where they may be fewer than half."""
+    from scipy.stats import beta, norm  # takes a second, which every run would pay
+
     share = np.where(hits > 0, beta.ppf(alpha, np.maximum(hits, 1), n - hits + 1), 0.0)
     radius: NDArray[np.float64] = sigma * norm.ppf(np.maximum(share, 0.5))
     return radius

@@ -2,9 +2,9 @@
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from advbench.trust.diagnosis.thresholds import PROBABILITY, SAME_ANSWER
 _PROBED = 32
 """Samples that are enough to know a model by."""
 _REPEATS = 5
+_AUTOGRAD = (torch.autograd.grad.__code__, torch.autograd.backward.__code__)
 
 GRAPH = Check(
     "G0",
@@ -130,7 +131,7 @@ def changes(model: Model, x: Tensor, random_answers: bool) -> Finding:
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     with frozen(model), torch.no_grad():
         before = _state(modules)
-        with _differentiations() as calls:
+        with calls_of(_AUTOGRAD.__contains__) as calls:
             together = Victim(model, x)(x)
         after = _state(modules)
         modes = sum(module.training for module in modules)
@@ -183,13 +184,12 @@ def _generators(device: torch.device) -> list[object]:
 
 
 @contextmanager
-def _differentiations() -> Iterator[list[str]]:
-    """Yield a list that gets a name for each call of autograd meanwhile."""
-    wanted = (torch.autograd.grad.__code__, torch.autograd.backward.__code__)
+def calls_of(wanted: Callable[[CodeType], bool]) -> Iterator[list[str]]:
+    """Yield a list that gets a name for each call of a wanted Python function meanwhile."""
     calls: list[str] = []
 
     def note(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code in wanted:
+        if event == "call" and wanted(frame.f_code):
             calls.append(frame.f_code.co_name)
 
     before = sys.getprofile()
